@@ -1,0 +1,90 @@
+# Every task of this project. Each sets itself up in .venv, from a fresh clone too.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+# Options for JupyterLab, as in: make lab LAB_ARGS="--port 8890 --no-browser"
+LAB_ARGS ?=
+# Options for pytest, as in: make test PYTEST_ARGS="-k partition -x"
+PYTEST_ARGS ?=
+# Test processes at once. Two suit a two-core machine; the browser and notebook tests are heavy.
+TEST_WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := build/demo
+
+# Flower reports usage unless it is told not to.
+export FLWR_TELEMETRY_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo lab test lint bench chaos cluster-test clean
+
+help: ## Show this help.
+	@echo "Usage: make TASK"
+	@echo
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| while IFS=$$'\t' read -r task text; do printf '  %-14s%s\n' "$$task" "$$text"; done
+	@echo
+	@echo "The first task makes .venv and installs into it (some minutes); PYTHON=python3.12 make ..."
+	@echo "chooses another Python."
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "There is no '$(PYTHON)' here; install Python 3.11 or later, or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "'$(PYTHON)' is $$($(PYTHON) --version), and Flautim Lab needs Python 3.11 or later; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments; install its venv module (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing Flautim Lab and its tools into $(VENV); the first time takes some minutes."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: export FLAUTIM_LAB_HOME := $(CURDIR)/$(DEMO)/home
+demo: $(INSTALLED) ## Run the first notebook and leave its result and its loss plot in build/demo.
+	@mkdir -p $(DEMO)
+	@$(BIN)/flautim-lab run notebooks/01_first_experiment.ipynb -o $(DEMO)/01_first_experiment.ipynb
+	@$(BIN)/flautim-lab plot last -o $(DEMO)/loss.png
+	@$(BIN)/flautim-lab show last
+	@echo
+	@echo "To see the same thing live: make lab, then open 01_first_experiment.ipynb."
+
+# JupyterLab refuses to start as root (as in a container) unless told.
+lab: $(INSTALLED) ## Open JupyterLab on the notebooks (this machine only, with a token).
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+# One thread per process: two test workers with as many torch threads as cores fight for them.
+test: export OMP_NUM_THREADS := 1
+test: $(INSTALLED) ## Run every test that can run here, notebooks and browser included, with coverage.
+	@$(BIN)/pytest -m "not chaos" --ignore=tests/benchmarks -n $(TEST_WORKERS) --dist loadgroup \
+		--cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## Check style, types, layers and notebooks; changes nothing.
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb || { \
+		echo "A notebook holds outputs; empty it: $(BIN)/nbstripout notebooks/*.ipynb" >&2; exit 1; }
+
+bench: $(INSTALLED) ## Measure speed against Flower's simulation and plain PyTorch (minutes).
+	@$(BIN)/python tests/benchmarks/run.py
+
+# pytest exits with 5 when it collected nothing.
+chaos: $(INSTALLED) ## The long tier of tests that kill things while they run.
+	@$(BIN)/pytest -m chaos --ignore=tests/benchmarks $(PYTEST_ARGS) || { status=$$?; \
+		if [ $$status -eq 5 ]; then echo "No chaos test exists yet: nothing was tested."; else exit $$status; fi; }
+
+cluster-test: $(INSTALLED) ## The long tier of tests that need a Kubernetes cluster.
+	@if [ -d tests/cluster ]; then $(BIN)/pytest tests/cluster $(PYTEST_ARGS); \
+		else echo "No cluster test exists yet, as runs on Kubernetes come with a later release: nothing was tested."; fi
+
+clean: ## Remove what the tasks made, the environment .venv included.
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

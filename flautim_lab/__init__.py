@@ -1,0 +1,104 @@
+"""Flautim Lab: federated learning in a notebook, in PyTorch style, run by Flower.
+
+The path of one experiment, from a cell to its plotted loss, folder by folder:
+
+1. ``experiment/`` - :class:`Experiment` holds a dataset, a model and how it is trained; every
+   setting is checked when it is made.
+2. ``runners/launch.py`` - :func:`run` writes the run to the records and hands it to a runner;
+   ``runners/local.py`` gives it a thread.
+3. ``training/`` - Flower's ServerApp drives one of Flower's strategies; ``grid.py`` carries its
+   messages to the ClientApp, client by client; ``experiment/loops.py`` trains on a client's rows.
+4. ``records/`` - every loss is an event in SQLite.
+5. ``jupyter/live_view.py`` and ``plots.py`` draw those events while they come.
+
+``import flautim_lab`` is light: a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "experiment.experiment",
+    "CSVDataset": "experiment.csv_dataset",
+    "evenly": "experiment.partition",
+    "by_label": "experiment.partition",
+    "by_size": "experiment.partition",
+    "by_column": "experiment.partition",
+    "Run": "runners.run",
+    "run": "runners.launch",
+    "runs": "runners.launch",
+    "attach": "runners.launch",
+    "compare": "runners.launch",
+    "RunStatus": "records.event",
+    "FlautimError": "errors",
+    "ExperimentError": "errors",
+    "DatasetError": "errors",
+    "ModelError": "errors",
+    "BundleError": "errors",
+    "TrainingError": "errors",
+    "RecordsError": "errors",
+    "RunNotFoundError": "errors",
+    "NotebookError": "errors",
+    "UsageError": "errors",
+}
+
+__all__ = [*_HOMES, "__version__", "load_ipython_extension"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from flautim_lab.errors import (
+        BundleError,
+        DatasetError,
+        ExperimentError,
+        FlautimError,
+        ModelError,
+        NotebookError,
+        RecordsError,
+        RunNotFoundError,
+        TrainingError,
+        UsageError,
+    )
+    from flautim_lab.experiment.csv_dataset import CSVDataset
+    from flautim_lab.experiment.experiment import Experiment
+    from flautim_lab.experiment.partition import by_column, by_label, by_size, evenly
+    from flautim_lab.records.event import RunStatus
+    from flautim_lab.runners.launch import attach, compare, run, runs
+    from flautim_lab.runners.run import Run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"flautim_lab.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    from flautim_lab.names import unknown
+
+    raise AttributeError(unknown(name, __all__, "name in flautim_lab"))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext flautim_lab``: the magics, and live views of runs."""
+    from flautim_lab.jupyter.magics import load_ipython_extension as load
+
+    load(ipython)
+
+
+def _register_views() -> None:
+    """In a notebook, show runs live. IPython is asked only if it is already running."""
+    if "IPython" in sys.modules:
+        shell = sys.modules["IPython"].get_ipython()
+        if shell is not None:
+            from flautim_lab.jupyter import register
+
+            register(shell)
+
+
+_register_views()

@@ -1,0 +1,360 @@
+"""The command line, ``flautim-lab``: parse, call, print.
+
+What a script wants is printed as JSON with ``--json``, alone on the standard output. Errors are
+one sentence on the error stream: exit status 1 for what went wrong, 2 for words that the command
+line does not know. Each command imports what it needs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flautim_lab.errors import FlautimError
+from flautim_lab.names import count, duration, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flautim_lab.records.event import RunRecord
+    from flautim_lab.runners.notebook import CellStart
+    from flautim_lab.runners.run import Run
+
+DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
+FOLLOW_SECONDS = 0.5
+INTERRUPTED_BY_USER = 130  # a shell's own status for Ctrl-C
+
+
+class Commands(click.Group):
+    """The commands; a wrong one gets a suggestion, and our errors are shown as one sentence."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or say which one was probably meant."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(unknown(args[0], self.list_commands(ctx), "command"))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except FlautimError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        try:
+            click.echo(f"flautim-lab {version('flautim-lab')}")
+        except PackageNotFoundError:
+            click.echo("flautim-lab (not installed: run from its source)")
+        ctx.exit()
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+the_run = click.argument("run_id", metavar="RUN")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the version.",
+)  # fmt: skip
+def main() -> None:
+    """Run federated-learning notebooks, and look at the runs they made.
+
+    RUN is the id of a run, the beginning of it, a part of its name, or "last".
+    """
+
+
+@main.command("run")
+@click.argument("notebook", type=click.Path(path_type=Path))
+@click.option(
+    "-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE",
+    help="A value for a name in the cell tagged 'parameters'; may be given again for others.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Where the executed notebook goes.  [default: NAME-executed.ipynb in this folder]",
+)  # fmt: skip
+@as_json
+def run_notebook(
+    notebook: Path, parameters: tuple[tuple[str, str], ...], output: Path | None, as_json: bool
+) -> None:
+    """Execute a notebook from top to bottom and show the runs it made.
+
+    The notebook itself is not changed. It runs in its own folder.
+    """
+    values = dict(parameters)
+    if len(values) < len(parameters):
+        names = [name for name, _ in parameters]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.UsageError(f"the parameter {twice!r} is given twice; give it once")
+    from flautim_lab.runners.notebook import execute_notebook
+
+    target = output or Path(f"{notebook.stem}-executed.ipynb")
+    shown = sys.stderr.isatty()
+    try:
+        done = execute_notebook(notebook, target, values, progress=_show_cell if shown else None)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; the cells up to here are in {target}", err=True)
+        sys.exit(INTERRUPTED_BY_USER)
+    finally:
+        if shown:
+            click.echo(err=True)
+    from flautim_lab.records.store import Records
+
+    records = Records.default()
+    facts = [_facts(records.run(run_id), records.metrics(run_id)) for run_id in done.runs]
+    if as_json:
+        _print_json({"notebook": str(done.path), "seconds": done.seconds, "runs": facts})
+        return
+    click.echo(f"{done.path}: done in {duration(done.seconds)}, {count(len(facts), 'run')}.")
+    if facts:
+        click.echo(_table(("RUN", "STATUS", "ROUNDS", "AT THE END"), [_line(f) for f in facts]))
+
+
+@main.command("runs")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@as_json
+def list_runs(limit: int, as_json: bool) -> None:
+    """List the newest runs."""
+    from flautim_lab.records.store import Records
+
+    records = Records.default()
+    found = records.runs(limit=limit)
+    if as_json:
+        _print_json([_facts(record) for record in found])
+    elif not found:
+        click.echo(f"no runs yet in {records.where}")
+    else:
+        rows = [
+            (
+                record.id,
+                str(record.status),
+                f"{record.round}/{record.rounds}",
+                duration(record.seconds),
+                str(record.settings.get("strategy", "")),
+                record.message,
+            )
+            for record in found
+        ]
+        click.echo(_table(("RUN", "STATUS", "ROUNDS", "DURATION", "STRATEGY", ""), rows))
+
+
+@main.command("show")
+@the_run
+@as_json
+def show_run(run_id: str, as_json: bool) -> None:
+    """Show what a run is, how it ended, and how its numbers are made."""
+    from flautim_lab.records.store import Records
+
+    records = Records.default()
+    found = records.find(run_id)
+    record, metrics = records.run(found), records.metrics(found)
+    folder = str(records.folder(found))
+    if as_json:
+        _print_json({**_facts(record, metrics), "folder": folder, "plan": record.plan})
+        return
+    facts: dict[str, object] = {
+        "run": record.id,
+        "name": record.name,
+        "status": f"{record.status}{': ' if record.message else ''}{record.message}",
+        "rounds": f"{record.round} of {record.rounds}",
+        "duration": duration(record.seconds),
+        "started": _local_time(record.started),
+        "clients": record.clients,
+        "runner": f"{record.runner}, on {record.host}",
+        "files": folder,
+    }
+    click.echo(_pairs(facts))
+    for split, values in _final(metrics).items():
+        click.echo(f"\n{split}, all clients together, last value\n{_pairs(values)}")
+    settings = {k: v for k, v in record.settings.items() if not isinstance(v, list)}
+    click.echo(f"\nsettings\n{_pairs(settings)}")
+    click.echo(f"\nhow the numbers are made\n{_pairs(record.plan)}")
+
+
+@main.command("logs")
+@the_run
+@click.option("--client", type=int, help="Only what concerns this client.")
+@click.option("--last", type=click.IntRange(0), help="Only so many entries, the newest.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended (or Ctrl-C).")
+def show_logs(run_id: str, client: int | None, last: int | None, follow: bool) -> None:
+    """Print the log of a run."""
+    run = _run(run_id)
+    known = run.logs(client)
+    shown = known if last is None else run.logs(client, last)
+    if shown:
+        click.echo(shown)
+    try:
+        while follow:
+            ended = run.status.ended  # asked first, so that its last lines are read after it
+            text = run.logs(client)
+            if len(text) > len(known):
+                click.echo(text[len(known) :].lstrip("\n"))
+            known = text
+            if ended:
+                break
+            time.sleep(FOLLOW_SECONDS)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_BY_USER)
+
+
+@main.command("stop")
+@the_run
+def stop_run(run_id: str) -> None:
+    """Ask a run to stop; it ends with its next batch and keeps its last whole round."""
+    run = _run(run_id)
+    if run.status.ended:
+        click.echo(f"run {run.id} has ended already: {run.status}")
+        return
+    run.stop()
+    click.echo(f"asked run {run.id} to stop")
+
+
+@main.command("download")
+@the_run
+@click.option("--what", type=click.Choice(DOWNLOADS), required=True, help="Which part.")
+@click.option("--to", type=click.Path(path_type=Path), help="A file or folder.  [default: here]")
+def download(run_id: str, what: str, to: Path | None) -> None:
+    """Write a part of a run to a file, and print where it is."""
+    click.echo(_run(run_id).download(what, to))
+
+
+@main.command("plot")
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A PNG file.")
+@click.option("--metric", default="loss", show_default=True, help="Such as accuracy or mae.")
+def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
+    """Draw a metric of one run, or of several to compare them, over the rounds."""
+    from flautim_lab.plots import to_png
+
+    first, *others = [_run(run_id) for run_id in run_ids]
+    picture = to_png(first.plot(metric, compare=others))
+    try:
+        output.write_bytes(picture)
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+    click.echo(output)
+
+
+@main.command("doctor")
+@as_json
+def doctor(as_json: bool) -> None:
+    """Tell what is installed, what can run here, what is missing and how to get it."""
+    from flautim_lab.runners.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        rows = [(check.state, check.name, check.found) for check in checks]
+        click.echo(_table(("", "", ""), rows).lstrip("\n"))
+        for check in checks:
+            if check.advice:
+                click.echo(f"{check.name}: {check.advice}")
+    if any(check.state == "problem" for check in checks):
+        sys.exit(1)
+
+
+def _run(text: str) -> Run:
+    from flautim_lab.records.store import Records
+    from flautim_lab.runners.run import Run
+
+    records = Records.default()
+    return Run(records, records.find(text))
+
+
+def _facts(record: RunRecord, metrics: pd.DataFrame | None = None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "id": record.id,
+        "name": record.name,
+        "runner": record.runner,
+        "status": str(record.status),
+        "message": record.message,
+        "round": record.round,
+        "rounds": record.rounds,
+        "clients": record.clients,
+        "created": record.created,
+        "seconds": record.seconds,
+        "settings": record.settings,
+    }
+    if metrics is not None:
+        facts["final"] = _final(metrics)
+    return facts
+
+
+def _final(metrics: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the last value of each metric over all clients, by split; validation first."""
+    final: dict[str, dict[str, float]] = {}
+    everybody = metrics[metrics["client"].isna()].sort_values("round")
+    for split in sorted(everybody["split"].unique(), reverse=True):
+        rows = everybody[everybody["split"] == split]
+        last = rows.groupby("metric")["value"].last()
+        final[str(split)] = {str(name): float(value) for name, value in last.items()}
+    return final
+
+
+def _line(facts: dict[str, Any]) -> tuple[str, ...]:
+    final = facts["final"].get("validation") or facts["final"].get("train", {})
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in final.items())
+    return facts["id"], facts["status"], f"{facts['round']}/{facts['rounds']}", shown
+
+
+def _show_cell(cell: CellStart) -> None:
+    text = f"cell {cell.number} of {cell.total}: {cell.line}"
+    click.echo(f"\r\x1b[2K{text[:78]}", err=True, nl=False)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _pairs(facts: dict[str, Any]) -> str:
+    width = max((len(name) for name in facts), default=0)
+    lines = []
+    for name, value in facts.items():
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        lines.append(f"  {name:<{width}}  {text}".rstrip())
+    return "\n".join(lines)
+
+
+def _local_time(moment: float | None) -> str:
+    if moment is None:
+        return "not yet"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with null for what JSON has no number for (nan, infinity)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Every error of ours, as a tree. Each message is one sentence a researcher understands.
+
+::
+
+    FlautimError
+    ├── ExperimentError        a setting is wrong: names the value, the choices, the next step
+    │   ├── DatasetError       the data cannot be used as they are
+    │   ├── ModelError         the model does not fit the data
+    │   └── BundleError        the source of a class cannot be kept or found again
+    ├── TrainingError          the run itself failed (names the round and the client)
+    ├── RecordsError           the records cannot be read or written (disk full, not a database)
+    │   └── RunNotFoundError   no run of that name
+    ├── NotebookError          a notebook cannot be executed as asked
+    └── UsageError             a magic or a command was called with words it does not know
+"""
+
+from __future__ import annotations
+
+
+class FlautimError(Exception):
+    """Base of every error that Flautim Lab raises on purpose."""
+
+
+class ExperimentError(FlautimError, ValueError):
+    """A setting of an experiment is wrong."""
+
+
+class DatasetError(ExperimentError):
+    """The data cannot be used as they are."""
+
+
+class ModelError(ExperimentError):
+    """The model does not fit the data, or is no model."""
+
+
+class BundleError(ExperimentError):
+    """The source of a class cannot be kept, or cannot be found again."""
+
+
+class TrainingError(FlautimError, RuntimeError):
+    """A run failed while it was training."""
+
+
+class RecordsError(FlautimError):
+    """The records cannot be read or written."""
+
+
+class RunNotFoundError(RecordsError, KeyError):
+    """No run has that id."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message, quotes and all.
+        return str(self.args[0]) if self.args else ""
+
+
+class NotebookError(FlautimError):
+    """A notebook cannot be executed as asked, or failed."""
+
+
+class UsageError(FlautimError):
+    """A magic or a command was called with words it does not know."""

@@ -1,0 +1,266 @@
+"""What one client holds: its rows, their split, their scale, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.datasets import tensors
+from flautim_lab.experiment.streams import numpy_stream
+
+if TYPE_CHECKING:
+    from flautim_lab.experiment.experiment import Experiment
+
+EVALUATION_ROWS = 1024  # rows a batch when nothing is trained: only memory bounds it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Row numbers of one client, sorted: ``train`` and ``validation``, int64 arrays."""
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def split_rows(rows: np.ndarray, validation: float, seed: int, client: int) -> Rows:
+    """Hold ``validation`` of a client's rows back, at random, keyed by seed and client.
+
+    At least one row is left to train on; a client of one row has none to validate on.
+    """
+    held = min(round(len(rows) * validation), len(rows) - 1)
+    if validation > 0 and len(rows) > 1:
+        held = max(held, 1)
+    order = numpy_stream(seed, "validation", client=client).permutation(len(rows))
+    return Rows(train=np.sort(rows[order[held:]]), validation=np.sort(rows[order[:held]]))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation per feature, float64 arrays of shape (features,)."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a client tells of its rows so that all can be scaled alike: no row leaves it.
+
+    Attributes
+    ----------
+    count : ndarray of shape (features,)
+        Rows with a value.
+    total, squares : ndarray of shape (features,)
+        .
+    """
+
+    count: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+
+    def scale(self) -> Scale:
+        """Return mean and standard deviation; a constant feature gets 1 as its deviation."""
+        count = np.maximum(self.count, 1)
+        mean = self.total / count
+        variance = np.maximum(self.squares / count - mean**2, 0.0)
+        # Below this the variance is rounding of the two sums, not spread.
+        constant = variance <= 1e-12 * np.maximum(self.squares / count, 1e-300)
+        return Scale(mean=mean, std=np.where(constant, 1.0, np.sqrt(variance)))
+
+
+def pooled(sums: Sequence[Sums]) -> Sums:
+    """Return the sums of all clients together, added in the order given."""
+    first, *others = sums
+    count, total, squares = first.count.copy(), first.total.copy(), first.squares.copy()
+    for other in others:
+        count += other.count
+        total += other.total
+        squares += other.squares
+    return Sums(count, total, squares)
+
+
+class Batches:
+    """Batches of some rows; each pass draws a new order from ``generator`` (none: in order).
+
+    Iterating twice goes on with the generator, as epochs do. ``check`` is called before every
+    batch and may raise to end the training of a client at once (a run that was stopped).
+    """
+
+    def __init__(
+        self,
+        data: tuple[Tensor, Tensor] | tuple[Dataset[Any], np.ndarray],
+        batch_size: int,
+        *,
+        generator: torch.Generator | None = None,
+        drop_single: bool = False,
+        check: Callable[[], None] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._data = data
+        self._rows = len(data[1])
+        self.batch_size = batch_size
+        self._generator = generator
+        self._device = device
+        self._check = check
+        # Batch normalization cannot train on one row: a last batch of one is left out.
+        self._drop = drop_single and self._rows > 1 and self._rows % batch_size == 1
+        if batch_size == 1:
+            self._drop = False
+
+    @property
+    def rows(self) -> int:
+        """Rows in one pass before a last single row is left out."""
+        return self._rows
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return -(-self._rows // self.batch_size) - int(self._drop)
+
+    def __iter__(self) -> Iterator[Any]:
+        first, second = self._data
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            batches: Iterator[Any] = self._from_tensors(first, second)
+        else:
+            batches = self._from_dataset(first, second)  # type: ignore[arg-type]
+        for batch in batches:
+            if self._check is not None:
+                self._check()
+            yield batch
+
+    def _from_tensors(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._generator is not None:
+            order = torch.randperm(self._rows, generator=self._generator)
+            if x.device.type != "cpu":
+                order = order.to(x.device)
+            x, y = x[order], y[order]
+        end = self._rows - int(self._drop)
+        for start in range(0, end, self.batch_size):
+            stop = start + self.batch_size
+            yield x[start:stop], y[start:stop]
+
+    def _from_dataset(self, dataset: Dataset[Any], rows: np.ndarray) -> Iterator[Any]:
+        order = torch.arange(self._rows)
+        if self._generator is not None:
+            order = torch.randperm(self._rows, generator=self._generator)
+        end = self._rows - int(self._drop)
+        numbers = rows[order.numpy()[:end]].tolist()
+        parts = [numbers[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
+        # The loader draws a seed for workers it does not have; keep it off the global generator.
+        loader = DataLoader(dataset, batch_sampler=parts, generator=torch.Generator())
+        for batch in loader:
+            yield _to(batch, self._device) if self._device is not None else batch
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_to(value, device) for value in batch)
+    return batch
+
+
+class ClientData:
+    """The data of one client, loaded once and kept from round to round.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Whose dataset and splits are used.
+    client : int
+        The client's number.
+    device : torch.device, optional
+        Where tensors are kept; the CPU by default.
+    """
+
+    def __init__(
+        self, experiment: Experiment, client: int, device: torch.device | None = None
+    ) -> None:
+        self.client = client
+        self._experiment = experiment
+        self._device = device
+        self._rows = experiment.splits[client]
+        self._scale: Scale | None = None
+        self._parts: dict[str, Any] = {}
+
+    def rows(self, split: str) -> int:
+        """Return how many rows a split holds."""
+        return len(self._rows.train if split == "train" else self._rows.validation)
+
+    def sums(self) -> Sums:
+        """Return what this client's training rows add up to (per-client or federated scaling)."""
+        dataset = self._experiment.dataset
+        features = dataset.features[torch.from_numpy(self._rows.train)].double()
+        present = ~features.isnan()
+        filled = features.nan_to_num(0.0)
+        return Sums(
+            count=present.sum(0).double().numpy(),
+            total=filled.sum(0).numpy(),
+            squares=(filled**2).sum(0).numpy(),
+        )
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether a scale was set."""
+        return self._scale is not None
+
+    def use_scale(self, scale: Scale | None) -> None:
+        """Scale this client's rows; parts made with another scale are made anew."""
+        changed = scale is not self._scale and not (
+            scale is not None
+            and self._scale is not None
+            and np.array_equal(scale.mean, self._scale.mean)
+            and np.array_equal(scale.std, self._scale.std)
+        )
+        if changed:
+            self._scale = scale
+            self._parts.clear()
+
+    def batches(
+        self,
+        split: str,
+        *,
+        generator: torch.Generator | None = None,
+        drop_single: bool = False,
+        check: Callable[[], None] | None = None,
+    ) -> Batches:
+        """Return batches of a split; shuffled by ``generator`` where one is given."""
+        if split not in self._parts:
+            self._parts[split] = self._part(split)
+        size = self._experiment.batch_size if split == "train" else EVALUATION_ROWS
+        return Batches(
+            self._parts[split],
+            size,
+            generator=generator,
+            drop_single=drop_single,
+            check=check,
+            device=self._device,
+        )
+
+    def _part(self, split: str) -> Any:
+        numbers = self._rows.train if split == "train" else self._rows.validation
+        dataset = self._experiment.dataset
+        whole = tensors(dataset)
+        if whole is None:
+            return dataset, numbers
+        index = torch.from_numpy(numbers)
+        x, y = whole[0][index], whole[1][index]
+        if isinstance(dataset, CSVDataset) and self._scale is not None:
+            x = scaled(x, self._scale, dataset.numeric)
+        return (x.to(self._device), y.to(self._device)) if self._device is not None else (x, y)
+
+
+def scaled(features: Tensor, scale: Scale, numeric: Tensor) -> Tensor:
+    """Return features of shape (rows, features) in standard units, missing values at the mean."""
+    mean = torch.from_numpy(scale.mean).to(features.dtype)
+    std = torch.from_numpy(scale.std).to(features.dtype)
+    result = torch.where(numeric, (features - mean) / std, features)
+    return result.nan_to_num(0.0)

@@ -1,0 +1,174 @@
+"""The loops over batches, in plain PyTorch: what a client does when the researcher leaves it to us.
+
+``Experiment.training_loop`` and ``Experiment.validation_loop`` call these. Where only a ``loss``
+is given the loop is ours, and may later be run for all clients of a round as one stacked model;
+nothing outside this module may depend on its being a loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flautim_lab.errors import ModelError, TrainingError
+
+if TYPE_CHECKING:
+    from flautim_lab.experiment.experiment import Experiment
+
+NO_CONTEXT: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
+
+def default_loss(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
+    """Return the mean loss of a batch for a task.
+
+    Cross entropy for classification (binary cross entropy where the model gives one number per
+    row), mean squared error for regression.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        (rows, classes), (rows, 1) or (rows,).
+    targets : Tensor
+        (rows,) class numbers (int64), or values (float32).
+    task : {"classification", "regression"} or None
+
+    Raises
+    ------
+    ModelError
+        If the task is not known, so that no loss can be chosen.
+    """
+    if task == "classification":
+        if outputs.ndim == targets.ndim or outputs.shape[1] == 1:
+            flat = outputs.reshape(targets.shape)
+            return F.binary_cross_entropy_with_logits(flat, targets.to(flat.dtype))
+        return F.cross_entropy(outputs, targets)
+    if task == "regression":
+        return F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+    raise ModelError(
+        "the dataset does not say whether it is a classification or a regression; "
+        "pass task='classification' or task='regression', or write your own loss(model, batch)"
+    )
+
+
+def default_metrics(outputs: Tensor, targets: Tensor, task: str | None) -> dict[str, float]:
+    """Return accuracy for classification, the mean absolute error for regression."""
+    if task == "classification":
+        if outputs.ndim == targets.ndim or outputs.shape[1] == 1:
+            predicted = (outputs.reshape(targets.shape) > 0).to(targets.dtype)
+        else:
+            predicted = outputs.argmax(dim=1)
+        return {"accuracy": (predicted == targets).double().mean().item()}
+    if task == "regression":
+        errors = (outputs.reshape(targets.shape) - targets).abs()
+        return {"mae": errors.double().mean().item()}
+    return {}
+
+
+def rows_of(batch: Any) -> int:
+    """Return how many rows a batch holds (of its first tensor)."""
+    if isinstance(batch, Tensor):
+        return int(batch.shape[0])
+    if isinstance(batch, Mapping):
+        return rows_of(next(iter(batch.values())))
+    if isinstance(batch, (tuple, list)):
+        return rows_of(batch[0])
+    return 1
+
+
+def is_pair(batch: Any) -> bool:
+    """Return whether a batch is (inputs, targets)."""
+    return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
+
+
+def train(
+    experiment: Experiment,
+    model: nn.Module,
+    loader: Iterable[Any],
+    optimizer: torch.optim.Optimizer,
+    draw: Callable[[], contextlib.AbstractContextManager[Any]] = lambda: NO_CONTEXT,
+) -> dict[str, float]:
+    """Train ``model`` in place for the experiment's local epochs.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Gives ``loss`` and ``local_epochs``.
+    model : nn.Module
+        Trained in place.
+    loader : iterable
+        Batches; iterated once per epoch.
+    optimizer : torch.optim.Optimizer
+        Over the model's parameters.
+    draw : callable
+        Returns the context in which the loss is computed (a client's private random stream).
+
+    Returns
+    -------
+    dict
+        ``{"loss": mean loss over all rows and epochs}``.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer finite.
+    """
+    model.train()
+    total, rows = 0.0, 0
+    for _ in range(experiment.local_epochs):
+        for batch in loader:
+            optimizer.zero_grad()
+            with draw():
+                loss = experiment.loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            count = rows_of(batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss became {value}; lower lr (now {experiment.lr:g}), "
+                    "or scale the data and the targets"
+                )
+            total += value * count
+            rows += count
+    if rows == 0:
+        raise TrainingError("there was no batch to train on; lower batch_size or validation")
+    return {"loss": total / rows}
+
+
+def validate(experiment: Experiment, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+    """Return loss and metrics of ``model`` over all batches; the model is not changed.
+
+    The loss is the mean over rows; metrics are computed once over all rows together, so that one
+    that is no mean (F1, R2) is exact for the client.
+    """
+    model.eval()
+    total, rows = 0.0, 0
+    outputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    with torch.no_grad():
+        for batch in loader:
+            if experiment.own_loss:
+                loss = experiment.loss(model, batch)
+                if experiment.measured:
+                    outputs.append(model(batch[0]))
+            else:
+                outputs.append(model(batch[0]))
+                loss = default_loss(outputs[-1], batch[1], experiment.task)
+            if experiment.measured:
+                targets.append(batch[1])
+            count = rows_of(batch)
+            total += loss.item() * count
+            rows += count
+        if rows == 0:
+            return {}
+        result = {"loss": total / rows}
+        if experiment.measured:
+            measures = experiment.metrics(torch.cat(outputs), torch.cat(targets))
+            result.update({name: float(value) for name, value in measures.items()})
+    return result

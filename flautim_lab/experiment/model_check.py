@@ -1,0 +1,196 @@
+"""Put one small batch through a model before anything runs: what does not fit is said at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from flautim_lab.errors import ExperimentError, FlautimError, ModelError
+from flautim_lab.experiment.client_data import ClientData
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.loops import is_pair
+from flautim_lab.experiment.streams import PrivateRandom, stream
+
+if TYPE_CHECKING:
+    from flautim_lab.experiment.experiment import Experiment
+
+CHECKED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What one batch told of a model.
+
+    Attributes
+    ----------
+    draws : bool
+        Its training draws random numbers (dropout, noise, augmentation).
+    measured : bool
+        Metrics beside the loss can be computed.
+    parameters : int
+        How many numbers are trained.
+    has_batch_norm : bool
+        It cannot train on a batch of one row.
+    """
+
+    draws: bool
+    measured: bool
+    parameters: int
+    has_batch_norm: bool
+
+
+def check_model(experiment: Experiment) -> ModelFacts:
+    """Build the model, put a batch through it and its loss, and say what does not fit.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be built, fails on the batch, or its output does not fit the target.
+    """
+    name = experiment.model_name
+    model = experiment.build_model()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name}() gave {type(model).__name__}, not an nn.Module; return a model")
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if parameters == 0:
+        raise ModelError(f"{name} has no parameters to train")
+    facts = {
+        "parameters": parameters,
+        "has_batch_norm": any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
+        ),
+    }
+    own_loops = experiment.own_training_loop or experiment.own_validation_loop
+    with PrivateRandom(stream(experiment.seed, "check")) as random:
+        batch = _small_batch(experiment)
+        if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
+            return ModelFacts(draws=True, measured=False, **facts)
+        outputs = _outputs(experiment, model, batch, name)
+        if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
+            _check_outputs(experiment, outputs, batch[1], name)
+        if not experiment.own_training_loop:
+            _check_loss(experiment, model, batch)
+        measured = outputs is not None and _check_metrics(experiment, outputs, batch[1])
+    return ModelFacts(draws=random.draws > 0 or own_loops, measured=measured, **facts)
+
+
+def _small_batch(experiment: Experiment) -> Any:
+    largest = max(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
+    data = ClientData(experiment, largest)
+    if isinstance(experiment.dataset, CSVDataset) and experiment.dataset.standardize:
+        data.use_scale(data.sums().scale())
+    batches = data.batches("train")
+    batches.batch_size = CHECKED_ROWS
+    return next(iter(batches))
+
+
+def _outputs(experiment: Experiment, model: nn.Module, batch: Any, name: str) -> Tensor | None:
+    """Return the model's outputs on (inputs, targets); None where that is not how it is used."""
+    if not is_pair(batch):
+        if experiment.own_loss:
+            return None
+        raise ModelError(
+            f"the dataset gives {_shown(batch)}, not (inputs, targets); "
+            "write your own loss(model, batch)"
+        )
+    model.train()
+    try:
+        outputs = model(batch[0])
+    except FlautimError:
+        raise
+    except Exception as error:
+        if experiment.own_loss:
+            return None
+        raise ModelError(
+            f"{name} fails on a batch of shape {tuple(batch[0].shape)}: {_first_line(error)}; "
+            f"one row of the dataset has shape {tuple(batch[0].shape[1:])}"
+        ) from error
+    return outputs if isinstance(outputs, Tensor) else None
+
+
+def _check_outputs(experiment: Experiment, outputs: Tensor, targets: Tensor, name: str) -> None:
+    rows = targets.shape[0]
+    if outputs.ndim == 0 or outputs.shape[0] != rows:
+        raise ModelError(
+            f"{name} gives an output of shape {tuple(outputs.shape)} for {rows} rows; "
+            f"its first dimension must be {rows}"
+        )
+    per_row = outputs.numel() // rows
+    if experiment.task == "classification":
+        classes = experiment.info.n_classes or int(targets.max()) + 1
+        if outputs.ndim == 1 or outputs.shape[1] == 1:
+            if classes > 2:
+                raise ModelError(
+                    f"{name} gives 1 number per row and the target has {classes} classes; "
+                    f"make its last layer give {classes}"
+                )
+        elif outputs.shape[1] < classes:
+            raise ModelError(
+                f"{name} gives {outputs.shape[1]} numbers per row and the target has "
+                f"{classes} classes; make its last layer give {classes}"
+            )
+    elif experiment.task == "regression" and per_row != targets.numel() // rows:
+        wanted = targets.numel() // rows
+        raise ModelError(
+            f"{name} gives {per_row} numbers per row and the target has {wanted}; "
+            f"make its last layer give {wanted}"
+        )
+
+
+def _check_loss(experiment: Experiment, model: nn.Module, batch: Any) -> None:
+    try:
+        loss = experiment.loss(model, batch)
+    except FlautimError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the loss fails on a first batch: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ModelError(f"loss(model, batch) must return one number as a tensor, not {shown}")
+    if not loss.requires_grad:
+        raise ModelError(
+            "the loss does not depend on the model's parameters; "
+            "compute it from model(...) without detach() or .item()"
+        )
+
+
+def _check_metrics(experiment: Experiment, outputs: Tensor, targets: Tensor) -> bool:
+    try:
+        measures = experiment.metrics(outputs.detach(), targets)
+    except Exception as error:
+        if experiment.own_metrics:
+            raise ExperimentError(
+                f"metrics(outputs, targets) fails on a first batch: {type(error).__name__}: "
+                f"{_first_line(error)}"
+            ) from error
+        return False  # the default measures do not suit a loss of the researcher's own
+    if not isinstance(measures, dict):
+        raise ExperimentError(
+            f"metrics(outputs, targets) must return a dict of numbers, not {measures!r}"
+        )
+    for key, value in measures.items():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise ExperimentError(
+                f"the metric {key!r} must be one number, not {value!r}"
+            ) from None
+    return bool(measures)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _shown(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"batches of one tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, (tuple, list)):
+        return f"batches of {len(batch)} parts"
+    return f"batches of type {type(batch).__name__}"

@@ -1,0 +1,89 @@
+"""Checks of single settings: each returns the value or raises one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from flautim_lab.errors import ExperimentError
+from flautim_lab.names import choose
+
+# Those of torch.optim that step without a closure and take dense gradients.
+OPTIMIZERS = (
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adadelta",
+    "Adagrad",
+    "Adamax",
+    "ASGD",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+)
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def whole(value: Any, name: str, at_least: int = 1, why: str = "") -> int:
+    """Return ``value`` as an int of at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ExperimentError(f"{name} must be a whole number, not {value!r}")
+    if value < at_least:
+        raise ExperimentError(f"{name} must be at least {at_least}, not {value}{why}")
+    return int(value)
+
+
+def positive(value: Any, name: str) -> float:
+    """Return ``value`` as a finite float greater than 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ExperimentError(f"{name} must be a number, not {value!r}")
+    if not math.isfinite(value) or value <= 0:
+        raise ExperimentError(f"{name} must be greater than 0, not {value}")
+    return float(value)
+
+
+def share(value: Any, name: str) -> float:
+    """Return ``value`` as a float of at least 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ExperimentError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value < 1:
+        raise ExperimentError(f"{name} must be at least 0 and below 1, not {value}")
+    return float(value)
+
+
+def arguments(value: Any, name: str) -> dict[str, Any]:
+    """Return ``value`` as a dict with text keys."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ExperimentError(f"{name} must be a dict like {{'name': value}}, not {value!r}")
+    return dict(value)
+
+
+def optimizer(name: Any, args: Mapping[str, Any], lr: float) -> None:
+    """Check an optimizer of ``torch.optim`` by name, with its arguments, by making one."""
+    choose(name, OPTIMIZERS, "optimizer")
+    maker = getattr(torch.optim, name)
+    allowed = [key for key in inspect.signature(maker).parameters if key not in ("params", "lr")]
+    for key in args:
+        choose(key, allowed, f"argument of {name}")
+    try:
+        maker([torch.nn.Parameter(torch.zeros(1))], lr=lr, **args)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(f"{name} refuses its arguments {dict(args)!r}: {error}") from error
+
+
+def device(name: Any) -> str:
+    """Check the name of a device; ``auto`` stays as it is until the run."""
+    choose(name, DEVICES, "device")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ExperimentError(
+            "device 'cuda' was asked for and this machine has none; use device='auto' or 'cpu'"
+        )
+    return str(name)

@@ -1,0 +1,167 @@
+"""Private random streams: every random number of a run, keyed by what it is for.
+
+A stream depends on (seed, purpose, round, client) alone, never on the order in which clients
+happen to be trained, on the number of threads, or on what else the kernel computes. The global
+generators of ``random``, ``numpy.random`` and ``torch`` are neither read nor moved.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flautim_lab.errors import ExperimentError
+
+__all__ = ["PrivateRandom", "numpy_stream", "stream"]
+
+
+def _sequence(seed: int, purpose: str, round_number: int, client: int) -> np.random.SeedSequence:
+    key = (zlib.crc32(purpose.encode()), round_number, client)
+    return np.random.SeedSequence(entropy=seed, spawn_key=key)
+
+
+def numpy_stream(
+    seed: int, purpose: str, round_number: int = 0, client: int = 0
+) -> np.random.Generator:
+    """Return a fresh NumPy generator (PCG64) for one purpose, round and client."""
+    return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, round_number, client)))
+
+
+def stream_seed(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> int:
+    """Return the 63-bit seed of a stream, for generators that are not NumPy's."""
+    state = _sequence(seed, purpose, round_number, client).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def stream(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> torch.Generator:
+    """Return a fresh torch generator (CPU) for one purpose, round and client."""
+    generator = torch.Generator()
+    generator.manual_seed(stream_seed(seed, purpose, round_number, client))
+    return generator
+
+
+class PrivateRandom(TorchDispatchMode):
+    """Redirect every random operator of this thread to ``generator``.
+
+    Dropout, noise layers, random augmentation and weight initialization draw from torch's global
+    generator, which is shared by all threads: trained in threads, two runs would differ, and the
+    researcher's own stream in the kernel would move. Inside ``with PrivateRandom(generator):``
+    each operator that torch itself tags as ``nondeterministic_seeded`` gets ``generator``.
+
+    Every operator inside costs some microseconds more, so it is entered only for experiments that
+    were seen to draw.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        A CPU generator; operators on another device use a generator of that device seeded from it.
+
+    Attributes
+    ----------
+    draws : int
+        How many random operators were redirected.
+
+    Raises
+    ------
+    ExperimentError
+        By the operator that draws, if it is one that takes no generator and that we do not know.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+        self.draws = 0
+        self._of_device: dict[torch.device, torch.Generator] = {
+            torch.device("cpu"): generator,
+        }
+
+    def _generator_for(self, device: torch.device) -> torch.Generator:
+        if device not in self._of_device:
+            other = torch.Generator(device=device)
+            other.manual_seed(self.generator.initial_seed())
+            self._of_device[device] = other
+        return self._of_device[device]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        if kwargs.get("generator") is not None:  # the caller brought a generator: theirs to seed
+            return func(*args, **kwargs)
+        if _drops_nothing(func, args, kwargs):
+            return func(*args, **kwargs)
+        self.draws += 1
+        device = _device_of(args, kwargs)
+        generator = self._generator_for(device)
+        with_generator = _with_generator(func)
+        if with_generator is not None:
+            return with_generator(*args, **kwargs, generator=generator)
+        packet = func.overloadpacket
+        if packet is torch.ops.aten.native_dropout:
+            return _native_dropout(*args, **kwargs, generator=generator)
+        if packet in _LIKE:
+            source, *rest = args
+            made = torch.empty_like(source, **kwargs)
+            return _LIKE[packet](made, rest, generator)
+        raise ExperimentError(
+            f"the operator {packet.__name__!r} draws random numbers in a way that cannot be made "
+            "reproducible; use torch.rand, torch.randn, torch.bernoulli or nn.Dropout instead"
+        )
+
+
+def _drops_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operator that may drop out does not (attention with dropout 0)."""
+    names = [argument.name for argument in func._schema.arguments]
+    values = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    values |= dict(zip(names, args, strict=False)) | kwargs
+    share = values.get("dropout_p", values.get("dropout"))
+    return share is not None and (share == 0 or values.get("train") is False)
+
+
+def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            return value.device
+    return torch.device(kwargs.get("device") or "cpu")
+
+
+def _with_generator(func: Any) -> Any:
+    """Return the overload of ``func`` that takes a generator, or None."""
+    if any(argument.name == "generator" for argument in func._schema.arguments):
+        return func
+    wanted = [a.name for a in func._schema.arguments if a.name != "generator"]
+    packet = func.overloadpacket
+    for name in packet.overloads():
+        other = getattr(packet, name)
+        names = [a.name for a in other._schema.arguments]
+        if "generator" in names and [n for n in names if n != "generator"] == wanted:
+            return other
+    return None
+
+
+def _native_dropout(
+    source: torch.Tensor, p: float, train: bool | None = True, *, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if train is False or p == 0.0:
+        return source.clone(), torch.ones_like(source, dtype=torch.bool)
+    mask = torch.empty_like(source).bernoulli_(1.0 - p, generator=generator)
+    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+    return source * mask * scale, mask.to(torch.bool)
+
+
+_aten = torch.ops.aten
+# Older releases of torch have no generator for these; since 2.11 an overload takes one and
+# `_with_generator` finds it. Until torch >= 2.11 is demanded.
+_LIKE: dict[Any, Any] = {
+    _aten.rand_like: lambda made, rest, generator: made.uniform_(generator=generator),
+    _aten.randn_like: lambda made, rest, generator: made.normal_(generator=generator),
+    _aten.randint_like: lambda made, rest, generator: made.random_(
+        *(rest if len(rest) == 2 else (0, *rest)), generator=generator
+    ),
+}

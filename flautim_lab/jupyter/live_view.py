@@ -1,0 +1,246 @@
+"""A run shown in a cell: live while it runs, a static page once it has ended.
+
+One view per run, however often it is shown: widgets are models that may have many views. Its one
+daemon thread looks twice a second, off the kernel's main thread, and only sets values; nothing is
+printed. Pictures are drawn as seldom as keeps the whole view under a share of the time.
+
+When the run has ended each display is replaced by a static page, so that a saved notebook shows
+its result in any viewer. The widgets stay, in their last state: a page that was reloaded in the
+middle knows the widgets but no longer which display they came from.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import ipywidgets as widgets
+
+from flautim_lab.jupyter import html
+from flautim_lab.jupyter.static_page import (
+    MimeBundle,
+    Picture,
+    draw,
+    in_kernel,
+    is_left_here,
+    mark_left,
+    plain_text,
+    static_page,
+    this_cell,
+)
+from flautim_lab.runners.progress import ClientProgress, Progress
+from flautim_lab.runners.run import Run
+
+LOOK_SECONDS = 0.5
+SHARE = 0.04
+"""Part of the time that the view may take from the run."""
+BURST_SECONDS = 0.25
+"""What it may take beyond its share, so that short runs are seen, too."""
+GIVE_UP_AFTER = 20
+"""Errors in a row after which the view stops trying; with growing pauses, minutes."""
+
+_views: dict[str, LiveView] = {}
+
+
+def show(run: Run) -> None:
+    """Show ``run`` in the cell that runs now: live, or at once as it ended.
+
+    Parameters
+    ----------
+    run : Run
+        Of this kernel or of another one; it is read from the records either way.
+    """
+    progress = run.progress()
+    if not in_kernel():
+        MimeBundle({"text/plain": plain_text(run, progress)}).display()
+    elif not progress.status.ended:
+        view = _views.get(run.id)
+        if view is None or view.closed:
+            view = _views[run.id] = LiveView(run)
+        view.display()
+    elif not is_left_here(run):
+        static_page(run, progress, draw(run, progress)).display()
+
+
+def view_of(run: Run) -> LiveView | None:
+    """Return the view of ``run``, if it was shown while it was running."""
+    return _views.get(run.id)
+
+
+class LiveView:
+    """The widgets of a run and the thread that keeps them true."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._displays: list[str] = []
+        self._cells: set[str] = set()
+        self._shown_clients: tuple[ClientProgress, ...] | None = None
+        self._drawn: tuple[int, tuple[ClientProgress, ...]] | None = None
+        self._picture: Picture | None = None
+        self._spent = 0.0
+        self._born = time.monotonic()
+        self._stopping = False
+        self._ended = False
+        self._left_by_wait = False
+
+        self.header = widgets.HTML()
+        self.problem = widgets.HTML()
+        self.stop_button = widgets.Button(
+            description="Stop",
+            icon="stop",
+            tooltip="Ask the run to stop; it keeps its last whole round",
+            layout=widgets.Layout(width="auto", flex="0 0 auto"),
+        )
+        self.stop_button.on_click(self._ask_stop)
+        self.picture = widgets.Image(
+            format="png", layout=widgets.Layout(display="none", max_width="100%", height="auto")
+        )
+        self.clients = widgets.HTML()
+        self.clients_box = widgets.Accordion([self.clients], selected_index=None)
+        top = widgets.HBox(
+            [self.header, self.stop_button],
+            layout=widgets.Layout(justify_content="space-between", align_items="flex-start"),
+        )
+        self.header.layout.flex = "1 1 auto"
+        self.box = widgets.VBox([top, self.problem, self.picture, self.clients_box])
+        self._thread = threading.Thread(target=self._follow, name=f"view of {run.id}", daemon=True)
+        self._look()
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether somebody closed the widgets (``Widget.close_all()``)."""
+        return self.box.comm is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the static page has replaced the displays."""
+        return self._ended
+
+    def display(self) -> None:
+        """Show the widgets in the cell that runs now."""
+        with self._lock:
+            data = {
+                **self.box._repr_mimebundle_(),
+                "text/plain": plain_text(self.run, self.run.progress()),
+            }
+            self._displays.append(MimeBundle(data).with_picture(self._picture).display())
+            self._cells.add(this_cell())
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Leave the final page in every display of the run, in the calling thread.
+
+        ``run.wait()`` calls this in the kernel's main thread: under papermill a message counts
+        for the cell that runs when it is sent, and threads end with the notebook.
+
+        Parameters
+        ----------
+        progress : Progress, optional
+            Where the run stands; read anew by default. Nothing happens while it has not ended.
+        """
+        progress = progress or self.run.progress()
+        with self._lock:
+            if not progress.status.ended or self._left_by_wait:
+                return
+            self._left_by_wait = True
+            self._end(progress)
+            if this_cell() in self._cells:
+                mark_left(self.run)
+
+    def _follow(self) -> None:
+        """Look again and again until the run has ended; this is the thread."""
+        failures = 0
+        pause = 0.0
+        while not self._wake.wait(pause):
+            began, first = time.thread_time(), self._picture is None
+            try:
+                self._look()
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - whatever it is, the view has to show it
+                failures += 1
+                self._show_failure(error, last=failures == GIVE_UP_AFTER)
+                if failures == GIVE_UP_AFTER:
+                    return
+            # The first picture loads matplotlib and its fonts; the next ones will not.
+            self._spent += 0.0 if first else time.thread_time() - began
+            pause = min(LOOK_SECONDS * 2 ** max(0, failures - 1), 30.0)
+
+    def _look(self) -> None:
+        """Read where the run stands and set what changed."""
+        with self._lock:
+            if self._ended:
+                return
+            progress = self.run.progress()
+            if progress.status.ended:
+                self._end(progress)
+                return
+            self._set_words(progress)
+            state = (progress.round, progress.clients)
+            if state != self._drawn and self._may_draw():
+                self._set_picture(draw(self.run, progress))
+                self._drawn = state
+            self.problem.value = ""
+
+    def _may_draw(self) -> bool:
+        """Return whether a picture may be drawn now: in the view's own thread, within its share."""
+        seconds = time.monotonic() - self._born
+        own = threading.current_thread() is self._thread
+        return own and self._spent <= SHARE * seconds + BURST_SECONDS
+
+    def _set_words(self, progress: Progress) -> None:
+        """Set header and table; a widget sends its value only where it differs."""
+        self.header.value = html.header(
+            self.run.name, self.run.id, progress, stopping=self._stopping
+        )
+        if progress.clients != self._shown_clients:
+            self._shown_clients = progress.clients
+            self.clients.value = html.clients_table(progress.clients)
+            self.clients_box.titles = (html.clients_title(progress.clients),)
+
+    def _set_picture(self, picture: Picture | None) -> None:
+        if picture is None:
+            return
+        self._picture = picture
+        self.picture.value = picture.png
+        self.picture.layout.width = f"{picture.width}px"
+        self.picture.layout.display = ""
+
+    def _end(self, progress: Progress) -> None:
+        """Set the last state, and replace each display by the static page."""
+        if not self._ended:
+            self._set_words(progress)
+            self.stop_button.disabled = True
+            self.stop_button.description = "Stop"
+            self._set_picture(draw(self.run, progress))
+            self.problem.value = ""
+        page = static_page(self.run, progress, self._picture)
+        for display_id in self._displays:
+            page.replace(display_id)
+        self._ended = True
+        self._wake.set()
+
+    def _ask_stop(self, _: widgets.Button) -> None:
+        """Ask the run to stop, once, whatever thread the click arrives in."""
+        self.stop_button.disabled = True
+        self.stop_button.description = "stopping..."
+        self._stopping = True
+        try:
+            self.run.stop()
+        except Exception as error:  # noqa: BLE001 - a click has nobody to raise to
+            self._stopping = False
+            self.stop_button.disabled = False
+            self.stop_button.description = "Stop"
+            self.problem.value = html.problem(f"The run could not be stopped ({_words(error)}).")
+
+    def _show_failure(self, error: Exception, *, last: bool) -> None:
+        """Say in the view why it is not up to date."""
+        then = "the view has given up; show the run again" if last else "trying again"
+        self.problem.value = html.problem(
+            f"This view could not be brought up to date ({_words(error)}); {then}."
+        )
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,230 @@
+"""The magics: they parse and delegate. ``%lab_run?`` shows help.
+
+``%%dataset``, ``%%model`` and ``%%experiment`` define; ``%lab_run``, ``%lab_plot``, ``%lab_runs``
+and ``%lab_logs`` run and look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.error import UsageError as IPythonUsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from flautim_lab.errors import UsageError
+from flautim_lab.jupyter import register
+from flautim_lab.jupyter.cells import define, kind_of
+from flautim_lab.names import unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from flautim_lab.experiment.experiment import Experiment
+    from flautim_lab.runners.launch import RunList
+    from flautim_lab.runners.run import Run
+
+RUN_HELP = "a variable that holds a run, the id of a run or its beginning, or: last"
+
+Method = TypeVar("Method", bound=Callable[..., object])
+# IPython ships these without types.
+_argument: Any = argument
+_magic_arguments: Any = magic_arguments
+
+
+def _magic(
+    register_as: Any, *arguments: Any, name: str | None = None
+) -> Callable[[Method], Method]:
+    """Make a method a magic with arguments: IPython's three decorators in the order they need."""
+
+    def decorate(method: Method) -> Method:
+        for one in reversed(arguments):
+            one(method)
+        return _magic_arguments(name)(register_as(method))  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext flautim_lab``: the magics, live views of runs, and errors as one sentence."""
+    register(ipython)
+    ipython.register_magics(FlautimMagics)
+
+
+@magics_class
+class FlautimMagics(Magics):
+    """The magics of Flautim Lab."""
+
+    @_magic(
+        cell_magic,
+        _argument("name", metavar="NAME", help="what to call the dataset in the notebook"),
+        name="%dataset",
+    )
+    def dataset(self, line: str, cell: str) -> None:
+        """Define a dataset: run the cell, keep its whole source, call its dataset NAME.
+
+        The cell makes a ``lab.CSVDataset``, or a torch ``Dataset`` or a class of one.
+        """
+        self._define("dataset", line, cell)
+
+    @_magic(
+        cell_magic,
+        _argument("name", metavar="NAME", help="what to call the model's class in the notebook"),
+        name="%model",
+    )
+    def model(self, line: str, cell: str) -> None:
+        """Define a model: run the cell, keep its whole source, call its class NAME.
+
+        The cell defines a class of ``torch.nn.Module``.
+        """
+        self._define("model", line, cell)
+
+    @_magic(
+        cell_magic,
+        _argument("name", metavar="NAME", help="what to call the experiment in the notebook"),
+        name="%experiment",
+    )
+    def experiment(self, line: str, cell: str) -> None:
+        """Define an experiment: run the cell, keep its whole source, call its experiment NAME.
+
+        The cell makes a ``lab.Experiment(dataset, Model, ...)``; it may use the names of datasets
+        and models that other cells defined.
+        """
+        self._define("experiment", line, cell)
+
+    @_magic(
+        line_magic,
+        _argument("name", metavar="NAME", help="the experiment: a variable of this notebook"),
+        _argument("--on", metavar="RUNNER", default="local", help="where it runs (default: local)"),
+        _argument("--centralized", action="store_true", help="train one model on all rows instead"),
+        _argument("--wait", action="store_true", help="wait until it has ended"),
+    )
+    def lab_run(self, line: str) -> Run:
+        """Run an experiment; returns the run at once, and shows it live."""
+        from flautim_lab.runners.launch import run
+
+        asked = _parse(self.lab_run, line)
+        started = run(self._experiment(asked.name), on=asked.on, centralized=asked.centralized)
+        return started.wait() if asked.wait else started
+
+    @_magic(
+        line_magic,
+        _argument("runs", metavar="RUN", nargs="*", help=f"{RUN_HELP} (default: last)"),
+        _argument(
+            "--metric", metavar="METRIC", default="loss", help="what to plot (default: loss)"
+        ),
+    )
+    def lab_plot(self, line: str) -> Figure:
+        """Plot a metric over the rounds, of one run or of several compared."""
+        asked = _parse(self.lab_plot, line)
+        first, *others = [self._run(word) for word in asked.runs or ["last"]]
+        return first.plot(asked.metric, compare=others)
+
+    @_magic(
+        line_magic,
+        _argument(
+            "--limit", metavar="N", type=int, default=20, help="at most N runs (default: 20)"
+        ),
+    )
+    def lab_runs(self, line: str) -> RunList:
+        """List the newest runs, those of other kernels too."""
+        from flautim_lab.runners.launch import runs
+
+        return runs(limit=_parse(self.lab_runs, line).limit)
+
+    @_magic(
+        line_magic,
+        _argument(
+            "run", metavar="RUN", nargs="?", default="last", help=f"{RUN_HELP} (default: last)"
+        ),
+        _argument("--client", metavar="N", type=int, help="only what concerns client N"),
+        _argument("--last", metavar="N", type=int, help="only the newest N entries"),
+    )
+    def lab_logs(self, line: str) -> None:
+        """Print the log of a run, tracebacks of failed clients included."""
+        asked = _parse(self.lab_logs, line)
+        text = self._run(asked.run).logs(client=asked.client, last=asked.last)
+        sys.stdout.write(f"{text}\n" if text else "")
+
+    @property
+    def _names(self) -> dict[str, Any]:
+        """The notebook's variables."""
+        return {} if self.shell is None else self.shell.user_ns
+
+    def _define(self, what: str, line: str, cell: str) -> None:
+        asked = _parse(getattr(self, what), line)
+        define(self.shell, kind_of(what), asked.name, cell)
+
+    def _experiment(self, name: str) -> Experiment:
+        """Return the experiment that the notebook calls ``name``."""
+        from flautim_lab.experiment.experiment import Experiment
+
+        value = self._names.get(name)
+        if isinstance(value, Experiment):
+            return value
+        if value is not None:
+            raise UsageError(f"{name} is {_article(type(value).__name__)}, not an experiment")
+        known = [
+            word
+            for word, thing in self._names.items()
+            if isinstance(thing, Experiment) and not word.startswith("_")
+        ]
+        if known:
+            raise UsageError(unknown(name, known, "experiment"))
+        raise UsageError(
+            f"no experiment named {name!r}; define one first, in a cell that starts with "
+            f"%%experiment {name}"
+        )
+
+    def _run(self, word: str) -> Run:
+        """Return the run that ``word`` stands for."""
+        from flautim_lab.experiment.experiment import Experiment
+        from flautim_lab.runners.launch import attach
+        from flautim_lab.runners.run import Run
+
+        value = self._names.get(word)
+        if isinstance(value, Run):
+            return value
+        if isinstance(value, Experiment):
+            raise UsageError(
+                f"{word} is an experiment, not a run; start a run of it with %lab_run {word}"
+            )
+        return attach(word)
+
+
+def _parse(magic: Any, line: str) -> argparse.Namespace:
+    """Parse the words behind a magic.
+
+    Raises
+    ------
+    UsageError
+        In one sentence; nothing of argparse's usage lines is printed.
+    """
+    parser = magic.parser
+    parser.allow_abbrev = False
+    called = f"%{parser.prog}"
+    help_hint = f"type {called}? for help"
+    try:
+        asked, rest = parser.parse_known_args(shlex.split(line))
+    except (IPythonUsageError, argparse.ArgumentError, ValueError) as error:
+        raise UsageError(f"{called}: {_lower(str(error))}; {help_hint}") from error
+    for word in rest:
+        if word.startswith("-"):
+            options = [o for action in parser._actions for o in action.option_strings]
+            if not options:
+                raise UsageError(f"{called} has no options, and so no {word!r}; {help_hint}")
+            raise UsageError(f"{called}: {unknown(word.split('=')[0], options, 'option')}")
+        raise UsageError(f"{called}: {word!r} is one word too many; {help_hint}")
+    return asked  # type: ignore[no-any-return]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"

@@ -1,0 +1,126 @@
+"""What a display of a run holds: its picture, the page that stays, and the words of a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display, update_display
+
+from flautim_lab.jupyter import html
+from flautim_lab.runners.progress import Progress
+from flautim_lab.runners.run import Run
+
+#: Run id to the cell in which its last page was left.
+_left_in: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, the width and height it is shown with (CSS pixels), and the numbers it ends with."""
+
+    png: bytes
+    width: int
+    height: int
+    final: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class MimeBundle:
+    """What a front end may choose from, by MIME type."""
+
+    data: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def with_picture(self, picture: Picture | None) -> MimeBundle:
+        """Return this and the picture, for front ends that show nothing richer."""
+        if picture is None:
+            return self
+        size = {"width": picture.width, "height": picture.height}
+        return MimeBundle(
+            {**self.data, "image/png": picture.png}, {**self.metadata, "image/png": size}
+        )
+
+    def display(self) -> str:
+        """Show this in the cell that runs now; return the id under which it can be replaced."""
+        display_id = uuid4().hex
+        display(  # type: ignore[no-untyped-call]
+            self.data, metadata=self.metadata, raw=True, display_id=display_id
+        )
+        return display_id
+
+    def replace(self, display_id: str) -> None:
+        """Show this in place of what was shown under ``display_id``, from any thread."""
+        update_display(  # type: ignore[no-untyped-call]
+            self.data, metadata=self.metadata, raw=True, display_id=display_id
+        )
+
+
+def draw(run: Run, progress: Progress) -> Picture | None:
+    """Draw loss and, beside it, accuracy or the first error measure; None before the first round.
+
+    Safe off the main thread.
+    """
+    # Loads matplotlib and pandas: not before there is something to draw.
+    from flautim_lab.plots import metric_names, plot_metrics, to_png
+
+    frame = run.metrics
+    if frame.empty:
+        return None
+    figure = plot_metrics({"": frame}, metric=metric_names(frame)[:2], rounds=progress.rounds)
+    width, height = figure.get_size_inches() * figure.dpi
+    together = frame[frame["client"].isna()].sort_values("round")
+    final: dict[str, dict[str, float]] = {name: {} for name in metric_names(frame)}
+    # Rounds ascend, so the last one stays.
+    for metric, split, value in zip(
+        together["metric"], together["split"], together["value"], strict=True
+    ):
+        final[metric][split] = float(value)
+    return Picture(to_png(figure), round(width), round(height), final)
+
+
+def static_page(run: Run, progress: Progress, picture: Picture | None) -> MimeBundle:
+    """Return the page of a run that needs no kernel and no widgets: HTML, PNG and text."""
+    page = html.page(
+        run.name,
+        run.id,
+        progress,
+        final={} if picture is None else picture.final,
+        png=None if picture is None else picture.png,
+        width=0 if picture is None else picture.width,
+    )
+    data = {"text/html": page, "text/plain": plain_text(run, progress)}
+    return MimeBundle(data).with_picture(picture)
+
+
+def plain_text(run: Run, progress: Progress) -> str:
+    """Return a run in two lines of text."""
+    return f"Run {run.name} ({run.id})\n{html.text_line(progress)}"
+
+
+def in_kernel() -> bool:
+    """Return whether there is a front end to display to, and not a terminal or nothing at all."""
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def this_cell() -> str:
+    """Return an id of the cell that runs now, new for each execution; "" if it cannot be told."""
+    get_parent = getattr(get_ipython(), "get_parent", None)
+    parent = get_parent() if get_parent is not None else {}
+    return str(parent.get("header", {}).get("msg_id", ""))
+
+
+def mark_left(run: Run) -> None:
+    """Remember that the last page of ``run`` is in the cell that runs now."""
+    _left_in[run.id] = this_cell()
+
+
+def is_left_here(run: Run) -> bool:
+    """Return whether this very cell has the last page of ``run`` already.
+
+    ``run.wait()`` at the end of a cell leaves it, and is a run itself, which would be shown again.
+    """
+    cell = this_cell()
+    return bool(cell) and _left_in.get(run.id) == cell

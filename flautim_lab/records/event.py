@@ -1,0 +1,185 @@
+"""What happened in a run, where the run stands, and how both are rows of a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from flautim_lab.errors import RecordsError
+from flautim_lab.names import choose
+from flautim_lab.records.process import ProcessMark
+
+ALL_CLIENTS = -1
+"""The number that stands for all clients together, where one client's number is from 0 on."""
+
+EVENT_KINDS = ("status", "metric", "log", "failure", "round", "resource")
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen in the run."""
+        return self not in {RunStatus.WAITING, RunStatus.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a run.
+
+    Parameters
+    ----------
+    seq : int
+        Number of the event in its run, from 1 on; with the run's id it names the event, so that
+        one that is written twice is stored once.
+    time : float
+        When, in seconds since 1970 (UTC).
+    kind : str
+        One of :data:`EVENT_KINDS`.
+    round : int
+        The round it belongs to, from 1 on; 0 for what belongs to none.
+    client : int
+        The client it belongs to, from 0 on, or :data:`ALL_CLIENTS`.
+    split : str
+        ``"train"`` or ``"validation"`` for a metric, else empty.
+    name : str
+        Which metric, resource, log level or status.
+    value : float or None
+        The measured value, NaN and infinities included.
+    text : str
+        The message of a log line, a failure or a status.
+    """
+
+    seq: int
+    time: float
+    kind: str
+    round: int = 0
+    client: int = ALL_CLIENTS
+    split: str = ""
+    name: str = ""
+    value: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What the records hold of a run, at the moment of asking.
+
+    Times are seconds since 1970 (UTC). ``status`` is ``INTERRUPTED``, and ``finished`` the last
+    sign of life, when the process that ran it is gone. ``round`` is the last finished round.
+    """
+
+    id: str
+    name: str
+    runner: str
+    status: RunStatus
+    message: str
+    rounds: int
+    round: int
+    clients: int
+    created: float
+    started: float | None
+    finished: float | None
+    settings: dict[str, Any]
+    plan: dict[str, Any]
+    host: str
+    pid: int
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has run so far, in seconds; 0 while it waits."""
+        if self.started is None:
+            return 0.0
+        return max(0.0, (time.time() if self.finished is None else self.finished) - self.started)
+
+
+def log_line(event: Event) -> str:
+    """Return a log or failure event as a person reads it, in local time, without a last newline.
+
+    >>> log_line(Event(1, 0.0, "failure", round=3, client=2, text="diverged"))[20:]
+    'round 3 client 2 ERROR diverged'
+
+    The further lines of a text (a traceback) are indented, so that every event starts with a date.
+    """
+    words = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))]
+    if event.round:
+        words.append(f"round {event.round}")
+    if event.client != ALL_CLIENTS:
+        words.append(f"client {event.client}")
+    words.append("ERROR" if event.kind == "failure" else (event.name or "info").upper())
+    first, *rest = event.text.splitlines() or [""]
+    return "\n    ".join([" ".join([*words, first]).rstrip(), *rest])
+
+
+def event_row(run_id: str, event: Event) -> dict[str, Any]:
+    """Return ``event`` as a row of the table of events."""
+    # int() and float(): a number of numpy or torch is no number to a database.
+    value = None if event.value is None else float(event.value)
+    is_nan = value is not None and math.isnan(value)
+    return {
+        "run_id": run_id,
+        "seq": int(event.seq),
+        "time": float(event.time),
+        "kind": choose(event.kind, EVENT_KINDS, "kind of event", RecordsError),
+        "round": int(event.round),
+        "client": int(event.client),
+        "split": event.split,
+        "name": storable(event.name),
+        "value": None if is_nan else value,
+        "is_nan": is_nan,
+        "text": storable(event.text),
+    }
+
+
+def to_event(row: Any) -> Event:
+    """Return a row of the table of events as an event."""
+    value = math.nan if row.is_nan else row.value
+    return Event(
+        row.seq, row.time, row.kind, row.round, row.client, row.split, row.name, value, row.text
+    )
+
+
+def to_record(row: Any) -> RunRecord:
+    """Return a row of the table of runs, interrupted if its process is gone."""
+    status, message, finished = RunStatus(row.status), row.message, row.finished
+    if not status.ended:
+        mark = ProcessMark(row.host, row.boot, row.pid, row.process_started)
+        if reason := mark.gone(row.heartbeat):
+            status, message, finished = RunStatus.INTERRUPTED, reason, row.heartbeat
+    return RunRecord(
+        id=row.id,
+        name=row.name,
+        runner=row.runner,
+        status=status,
+        message=message,
+        rounds=row.rounds,
+        round=row.round,
+        clients=row.clients,
+        created=row.created,
+        started=row.started,
+        finished=finished,
+        settings=json.loads(row.settings),
+        plan=json.loads(row.plan),
+        host=row.host,
+        pid=row.pid,
+    )
+
+
+def storable(text: str) -> str:
+    """Return ``text`` without what no database stores: half characters, and the null character.
+
+    Both come with the tracebacks and file names of other programs.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

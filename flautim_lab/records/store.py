@@ -1,0 +1,427 @@
+"""The records: every run, every event in it, and where its artifacts lie.
+
+Several processes may write at once (two kernels and a command line); what is written twice is
+stored once, and a run whose process died is never shown as running.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from flautim_lab.errors import ExperimentError, RecordsError, RunNotFoundError
+from flautim_lab.names import check_name, choose, unknown
+from flautim_lab.records.event import (
+    ALL_CLIENTS,
+    EVENT_KINDS,
+    Event,
+    RunRecord,
+    RunStatus,
+    event_row,
+    storable,
+    to_event,
+    to_record,
+)
+from flautim_lab.records.home import home, private_folder
+from flautim_lab.records.process import ProcessMark
+from flautim_lab.records.schema import Database, events, insert_new, runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Records", "RunRecord"]
+
+URL_VARIABLE = "FLAUTIM_LAB_RECORDS_URL"
+BUSY_TIMEOUT_SECONDS = 20.0
+_SHOWN_CHOICES = 5
+
+
+class Records:
+    """Runs and their events in a database, and the folders of their artifacts.
+
+    Safe to use from several threads, and after a fork.
+
+    Parameters
+    ----------
+    url : str, optional
+        SQLAlchemy URL of a SQLite file or a PostgreSQL database. Default: the URL in
+        ``FLAUTIM_LAB_RECORDS_URL``, else the file ``records.db`` in :func:`home`.
+    busy_timeout_seconds : float
+        How long to wait while another program writes to the SQLite file.
+
+    Raises
+    ------
+    RecordsError
+        Here and in every method: in one sentence, if the records cannot be read or written.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> None:
+        self._home = home()
+        file = sa.URL.create("sqlite", database=str(self._home / "records.db"))
+        self._address = url or os.environ.get(URL_VARIABLE) or file
+        self._timeout_seconds = busy_timeout_seconds
+        # By process: what was opened before a fork must not be used after it, nor closed.
+        self._databases: dict[int, Database] = {}
+        self._database()
+
+    @classmethod
+    def default(cls) -> Records:
+        """Return the records of the current :func:`home`, opened once per process."""
+        key = (str(home()), os.environ.get(URL_VARIABLE, ""))
+        known = _defaults.get(os.getpid())
+        if known is None or known[0] != key:
+            if known is not None:
+                known[1].close()
+            known = _defaults[os.getpid()] = (key, cls())
+        return known[1]
+
+    @property
+    def where(self) -> str:
+        """The file, or the address without its password."""
+        return self._database().where
+
+    def close(self) -> None:
+        """Close the connections; they open again when the records are used again."""
+        if (database := self._databases.get(os.getpid())) is not None:
+            database.close()
+
+    # --- writing --------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        run_id: str,
+        *,
+        name: str,
+        runner: str,
+        rounds: int,
+        clients: int,
+        settings: Mapping[str, Any],
+        plan: Mapping[str, Any],
+    ) -> None:
+        """Record a new run, waiting to start, with this process as the one that runs it.
+
+        Parameters
+        ----------
+        run_id : str
+            See :func:`flautim_lab.names.make_run_id`; any text that can name a folder.
+        name, runner : str
+            The name of the experiment, and the runner that executes it.
+        rounds, clients : int
+            How many there will be.
+        settings, plan : mapping
+            The experiment's settings and the numerics plan, as JSON can hold them.
+
+        Raises
+        ------
+        RecordsError
+            If there is such a run already, the id cannot name a folder, or the settings cannot be
+            kept as JSON.
+        """
+        now = time.time()
+        row = {
+            "id": _checked_id(run_id),
+            "name": storable(name),
+            "runner": runner,
+            "status": RunStatus.WAITING.value,
+            "rounds": int(rounds),
+            "clients": int(clients),
+            "created": now,
+            "settings": _json(settings, "settings", run_id),
+            "plan": _json(plan, "numerics plan", run_id),
+            **_own_mark(now),
+        }
+        database = self._database()
+        insert = insert_new(runs, database.dialect).returning(runs.c.id)
+        with database.writing() as connection:
+            if connection.execute(insert, row).first() is None:
+                raise RecordsError(
+                    f"there is a run {run_id!r} already; give the new one its own id"
+                )
+
+    def append(self, run_id: str, events_of_run: Sequence[Event]) -> int:
+        """Store events, all or none of them, and return how many were new.
+
+        An event is stored once: by its number in the run and, for a metric, by its round, client,
+        split and name. ``round`` events also move the run's round forward, and any call is a sign
+        of life of the run.
+
+        Raises
+        ------
+        RunNotFoundError
+            If there is no such run.
+        """
+        if not events_of_run:
+            return 0
+        rows = [event_row(run_id, event) for event in events_of_run]
+        reached = max((row["round"] for row in rows if row["kind"] == "round"), default=0)
+        database = self._database()
+        insert = insert_new(events, database.dialect).returning(events.c.seq)
+        forward = sa.case((runs.c.round < reached, reached), else_=runs.c.round)
+        with database.writing() as connection:
+            self._update(connection, run_id, heartbeat=time.time(), round=forward)
+            return len(connection.execute(insert, rows).all())
+
+    def set_status(self, run_id: str, status: RunStatus | str, *, message: str = "") -> None:
+        """Set where the run stands, with a sentence for its reader.
+
+        The process that sets ``running`` is from then on the one that runs it.
+        """
+        status = RunStatus(choose(str(status), list(RunStatus), "status", RecordsError))
+        now = time.time()
+        values: dict[str, Any] = {"status": status.value, "message": storable(message)}
+        if status is RunStatus.RUNNING:
+            values |= {"started": sa.func.coalesce(runs.c.started, now), **_own_mark(now)}
+        with self._database().writing() as connection:
+            finished = now if status.ended else None
+            self._update(connection, run_id, finished=finished, **values)
+
+    def set_round(self, run_id: str, round_number: int) -> None:
+        """Set the last finished round."""
+        with self._database().writing() as connection:
+            self._update(connection, run_id, round=int(round_number))
+
+    def heartbeat(self, run_id: str) -> None:
+        """Give a sign of life, for those who cannot look at the process (on another host)."""
+        with self._database().writing() as connection:
+            self._update(connection, run_id, heartbeat=time.time())
+
+    def request_stop(self, run_id: str) -> None:
+        """Ask whoever runs it to stop; from any process."""
+        with self._database().writing() as connection:
+            self._update(connection, run_id, stop_requested=True)
+
+    # --- reading --------------------------------------------------------------------------
+
+    def stop_requested(self, run_id: str) -> bool:
+        """Return whether somebody asked the run to stop."""
+        with self._database().reading() as connection:
+            query = sa.select(runs.c.stop_requested).where(runs.c.id == run_id)
+            asked = connection.execute(query).scalar_one_or_none()
+        if asked is None:
+            raise self._not_found(run_id)
+        return bool(asked)
+
+    def run(self, run_id: str) -> RunRecord:
+        """Return the record of one run, by its full id.
+
+        Raises
+        ------
+        RunNotFoundError
+            If there is no such run.
+        """
+        with self._database().reading() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).one_or_none()
+        if row is None:
+            raise self._not_found(run_id)
+        return to_record(row)
+
+    def runs(
+        self, *, limit: int | None = None, status: RunStatus | str | None = None
+    ) -> list[RunRecord]:
+        """Return the runs, newest first.
+
+        Parameters
+        ----------
+        limit : int, optional
+            How many at most.
+        status : RunStatus, optional
+            Only those that stand there, interrupted ones as such.
+        """
+        query = sa.select(runs).order_by(runs.c.created.desc(), runs.c.id.desc())
+        if status is None:
+            query = query.limit(limit)
+        else:
+            status = RunStatus(choose(str(status), list(RunStatus), "status", RecordsError))
+            stored = {status}
+            if status is RunStatus.INTERRUPTED:
+                stored |= {RunStatus.WAITING, RunStatus.RUNNING}  # if their process is gone
+            query = query.where(runs.c.status.in_(sorted(each.value for each in stored)))
+        with self._database().reading() as connection:
+            found = [to_record(row) for row in connection.execute(query)]
+        return [run for run in found if status in {None, run.status}][:limit]
+
+    def find(self, text: str) -> str:
+        """Return the id of the one run that ``text`` means.
+
+        Parameters
+        ----------
+        text : str
+            A full id, ``"last"`` for the newest run, the beginning of one id, or a part of one id
+            or name (upper and lower case alike).
+
+        Raises
+        ------
+        RunNotFoundError
+            If it means none, with the nearest one; or several, with up to five of them.
+        """
+        names = self._ids_and_names()
+        text = unicodedata.normalize("NFC", text).strip()
+        if text in names:
+            return text
+        if text == "last" and names:
+            return next(iter(names))
+        part = text.casefold()
+        fits = [run_id for run_id in names if part and run_id.casefold().startswith(part)]
+        if not fits and part:
+            fits = [
+                run_id
+                for run_id, name in names.items()
+                if part in run_id.casefold() or part in name.casefold()
+            ]
+        if not fits:
+            raise self._not_found(text)
+        if len(fits) > 1:
+            shown = ", ".join(fits[:_SHOWN_CHOICES]) + (", ..." if fits[_SHOWN_CHOICES:] else "")
+            raise RunNotFoundError(
+                f"{text!r} means {len(fits)} runs; write more of one id: {shown}"
+            )
+        return fits[0]
+
+    def events(
+        self, run_id: str, *, after: int = 0, kinds: Sequence[str] | None = None
+    ) -> list[Event]:
+        """Return the events of a run with a number above ``after``, in order.
+
+        Parameters
+        ----------
+        run_id : str
+            The full id.
+        after : int
+            The number of the last event that is known already.
+        kinds : sequence of str, optional
+            Only events of these kinds, see :data:`flautim_lab.records.event.EVENT_KINDS`.
+        """
+        query = sa.select(events).where(events.c.run_id == run_id, events.c.seq > after)
+        if kinds is not None:
+            wanted = [choose(kind, EVENT_KINDS, "kind of event", RecordsError) for kind in kinds]
+            query = query.where(events.c.kind.in_(wanted))
+        with self._database().reading() as connection:
+            rows = connection.execute(query.order_by(events.c.seq)).all()
+        if not rows:
+            self._check_exists(run_id)
+        return [to_event(row) for row in rows]
+
+    def last_seq(self, run_id: str) -> int:
+        """Return the number of the last event of a run, 0 when it has none."""
+        query = sa.select(sa.func.max(events.c.seq)).where(events.c.run_id == run_id)
+        with self._database().reading() as connection:
+            last = connection.execute(query).scalar_one()
+        if last is None:
+            self._check_exists(run_id)
+        return last or 0
+
+    def metrics(self, run_id: str) -> pd.DataFrame:
+        """Return the metrics of a run as a tidy table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per round, client, split and metric, in the order of round, split, metric and
+            client: ``round`` (int64), ``client`` (Int64, missing for all clients together, which
+            comes first), ``split`` and ``metric`` (str), ``value`` (float64).
+        """
+        import numpy as np
+        import pandas as pd
+
+        keys = [events.c.round, events.c.split, events.c.name, events.c.client]
+        query = (
+            sa.select(*keys, events.c.value)
+            .where(events.c.run_id == run_id, events.c.kind == "metric")
+            .order_by(*keys)
+        )
+        with self._database().reading() as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            self._check_exists(run_id)
+        # Column by column: 100 000 lines take a fraction of a second.
+        rounds, splits, metrics, clients, values = zip(*rows, strict=True) if rows else ((),) * 5
+        numbers = np.array(clients, dtype=np.int64)
+        return pd.DataFrame(
+            {
+                "round": np.array(rounds, dtype=np.int64),
+                "client": pd.arrays.IntegerArray(numbers, numbers == ALL_CLIENTS),
+                "split": pd.Series(splits, dtype="str"),
+                "metric": pd.Series(metrics, dtype="str"),
+                "value": np.array(values, dtype=np.float64),  # what has no value becomes NaN
+            }
+        )
+
+    def folder(self, run_id: str) -> Path:
+        """Return the folder of the run's artifacts, made when asked (mode 0700)."""
+        return private_folder(self._home / "runs" / _checked_id(run_id))
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _database(self) -> Database:
+        pid = os.getpid()
+        if (database := self._databases.get(pid)) is None:
+            database = Database(self._address, self._timeout_seconds)
+            # Two threads may come here at once: both go on with the same one.
+            database = self._databases.setdefault(pid, database)
+        return database
+
+    def _update(self, connection: sa.Connection, run_id: str, **values: Any) -> None:
+        changed = connection.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+        if changed.rowcount == 0:
+            raise self._not_found(run_id)
+
+    def _check_exists(self, run_id: str) -> None:
+        self.stop_requested(run_id)
+
+    def _ids_and_names(self) -> dict[str, str]:
+        query = sa.select(runs.c.id, runs.c.name).order_by(runs.c.created.desc(), runs.c.id.desc())
+        with self._database().reading() as connection:
+            return {row.id: row.name for row in connection.execute(query)}
+
+    def _not_found(self, text: str) -> RunNotFoundError:
+        names = self._ids_and_names()
+        if not names:
+            return RunNotFoundError(
+                f"no run named {text!r}: there is none yet in {self.where}; "
+                "start one with lab.run(experiment)"
+            )
+        close = difflib.get_close_matches(text.lower(), [i.lower() for i in names], n=1, cutoff=0.6)
+        newest = list(names)
+        nearest = [run_id for run_id in newest if close and run_id.lower() == close[0]]
+        shown = list(dict.fromkeys(nearest[:1] + newest))[:_SHOWN_CHOICES]
+        return RunNotFoundError(unknown(text, shown, "run"))
+
+
+_defaults: dict[int, tuple[tuple[str, str], Records]] = {}
+
+
+def _own_mark(now: float) -> dict[str, Any]:
+    mark = ProcessMark.own()
+    return {
+        "host": mark.host,
+        "boot": mark.boot,
+        "pid": mark.pid,
+        "process_started": mark.started,
+        "heartbeat": now,
+    }
+
+
+def _checked_id(run_id: str) -> str:
+    try:
+        return check_name(run_id, "run")
+    except ExperimentError as error:
+        raise RecordsError(str(error)) from None
+
+
+def _json(values: Mapping[str, Any], what: str, run_id: str) -> str:
+    try:
+        return json.dumps(dict(values), ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise RecordsError(
+            f"the {what} of run {run_id!r} cannot be kept as JSON: {error}"
+        ) from None

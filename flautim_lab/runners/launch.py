@@ -1,0 +1,200 @@
+"""``lab.run``: write a run to the records and hand it to a runner. The one verb for every runner."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from flautim_lab.errors import BundleError, ExperimentError
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.names import check_name, choose, duration, make_run_id
+from flautim_lab.records.event import RunStatus
+from flautim_lab.records.store import Records
+from flautim_lab.runners.local import LocalExecution
+from flautim_lab.runners.run import Run
+from flautim_lab.training.numerics import make_plan, pick_device
+
+RUNNERS = ("local",)
+BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
+
+_live: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+
+
+def run(
+    experiment: Experiment,
+    *,
+    on: str = "local",
+    centralized: bool = False,
+    name: str | None = None,
+    workers: int | str = "auto",
+) -> Run:
+    """Run an experiment; returns at once with a :class:`Run`, the kernel stays free.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to learn.
+    on : {"local"}
+        Where: ``local`` is inside this kernel.
+    centralized : bool
+        Train one model on the rows of all clients instead: the baseline to compare with.
+    name : str, optional
+        Another name than the experiment's.
+    workers : int or "auto"
+        How many clients train at once. The numbers do not depend on it; ``auto`` uses all cores
+        where that is faster.
+
+    Returns
+    -------
+    Run
+        In batch (``flautim-lab run``), where a kernel's threads end with its notebook, it has
+        ended already.
+
+    Raises
+    ------
+    ExperimentError
+        For what cannot be run, before anything is recorded.
+    RecordsError
+        If the run cannot be recorded (disk full, not a database).
+    """
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(
+            f"lab.run takes an Experiment, not {type(experiment).__name__}; "
+            "make one with lab.Experiment(dataset, Model, clients=...)"
+        )
+    choose(on, RUNNERS, "runner")
+    if workers != "auto" and (
+        isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
+    ):
+        raise ExperimentError(f"workers must be 'auto' or a whole number from 1, not {workers!r}")
+    if centralized and not experiment.centralized:
+        experiment = experiment.replace(centralized=True)
+    shown = check_name(name) if name is not None else experiment.name
+    records = Records.default()
+    run_id = make_run_id(shown)
+    plan = make_plan(experiment, pick_device(experiment.device))
+    settings = _settings(experiment)
+    folder = records.folder(run_id)
+    try:
+        experiment.save(folder / "experiment")
+    except BundleError as error:
+        # The local runner has the live classes; only another kernel will miss them.
+        settings["unbundled"] = str(error)
+    records.create_run(
+        run_id,
+        name=shown,
+        runner=on,
+        rounds=experiment.rounds,
+        clients=len(experiment.splits),
+        settings=settings,
+        plan=plan.as_dict(),
+    )
+    execution = LocalExecution(experiment, records, run_id, workers)
+    started = Run(records, run_id, experiment, execution.stop)
+    _live[run_id] = started
+    execution.start()
+    if os.environ.get(BATCH_VARIABLE):
+        started.wait()
+    return started
+
+
+class RunList(list[Run]):
+    """Runs, newest first; shown as a table."""
+
+    def to_frame(self) -> Any:
+        """Return a DataFrame with one line per run."""
+        import pandas as pd
+
+        columns = ["id", "name", "status", "rounds", "duration", "strategy", "message"]
+        rows = []
+        for record in (run.record for run in self):
+            rows.append(
+                [
+                    record.id,
+                    record.name,
+                    str(record.status),
+                    f"{record.round}/{record.rounds}",
+                    duration(record.seconds),
+                    str(record.settings.get("strategy", "")),
+                    record.message,
+                ]
+            )
+        return pd.DataFrame(rows, columns=columns)
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no runs yet; start one with lab.run(experiment)"
+        return str(self.to_frame().to_string(index=False))
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return f"<em>{self!r}</em>"
+        return str(self.to_frame().to_html(index=False, border=0))
+
+
+def runs(limit: int | None = 20, status: str | None = None) -> RunList:
+    """Return the newest runs of this user, whatever kernel started them.
+
+    Parameters
+    ----------
+    limit : int, optional
+        At most so many; ``None`` for all.
+    status : str, optional
+        Only runs of this status, such as ``"running"``.
+    """
+    if status is not None:
+        choose(status, [str(known) for known in RunStatus], "status")
+    records = Records.default()
+    wanted = None if status is None else RunStatus(status)
+    return RunList(_known(records, r.id) for r in records.runs(limit=limit, status=wanted))
+
+
+def attach(run_id: str = "last") -> Run:
+    """Return a run by its id, the beginning of its id, a part of its name, or ``"last"``.
+
+    Raises
+    ------
+    RunNotFoundError
+        If no run, or more than one, answers to it.
+    """
+    records = Records.default()
+    return _known(records, records.find(run_id))
+
+
+def compare(runs: Iterable[Run], metric: str = "loss") -> Any:
+    """Return a picture of one metric of several runs."""
+    first, *others = list(runs)
+    return first.plot(metric, compare=others)
+
+
+def _known(records: Records, run_id: str) -> Run:
+    """Return the live object of a run that this kernel started, else one over the records."""
+    live = _live.get(run_id)
+    if live is not None and live._records is records:
+        return live
+    return Run(records, run_id)
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Return what faces show of an experiment, as plain values."""
+    return {
+        "model": experiment.model_name,
+        "dataset": experiment.info.name,
+        "strategy": "centralized" if experiment.centralized else experiment.strategy_name,
+        "strategy_args": {k: repr(v) for k, v in experiment.strategy_args.items()},
+        "partition": repr(experiment.partition),
+        "centralized": experiment.centralized,
+        "clients_per_round": experiment.asked_per_round,
+        "rounds": experiment.rounds,
+        "local_epochs": experiment.local_epochs,
+        "batch_size": experiment.batch_size,
+        "optimizer": experiment.optimizer,
+        "lr": experiment.lr,
+        "seed": experiment.seed,
+        "task": experiment.task,
+        "parameters": experiment.facts.parameters,
+        "client_names": list(experiment.client_names),
+        "client_rows": [len(rows.train) for rows in experiment.splits],
+    }

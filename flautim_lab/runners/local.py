@@ -1,0 +1,166 @@
+"""The ``local`` runner: a federation inside the kernel, in threads of its own.
+
+No Ray, no sockets, no processes: it starts in well under a second and keeps each client's data
+loaded between rounds. It survives an exception in a client and a keyboard interrupt; it does not
+survive its kernel, and is then recorded as interrupted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import sys
+import threading
+import time
+import traceback
+import weakref
+
+from flwr.app import Context, RecordDict
+
+from flautim_lab.errors import FlautimError, RecordsError
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.records.artifacts import save_model
+from flautim_lab.records.event import RunStatus
+from flautim_lab.records.recorder import Recorder
+from flautim_lab.records.store import Records
+from flautim_lab.training import flower
+from flautim_lab.training.client_app import ClientHost, make_client_app
+from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
+from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.server_app import Server, Stopped, make_server_app
+from flautim_lab.training.strategies import client_mods, make_strategy
+
+LOOK_SECONDS = 0.25  # how often a stop that comes from another process is looked for
+HEARTBEAT_SECONDS = 5.0
+GOODBYE_SECONDS = 5.0  # how long a kernel that ends waits for its runs to write their last line
+
+_going: weakref.WeakSet[LocalExecution] = weakref.WeakSet()
+
+
+class LocalExecution:
+    """One run in threads of this process.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    records : Records
+    run_id : str
+        A run that ``records`` already holds.
+    workers : int or "auto"
+        Threads that train clients at once; the numbers do not depend on it.
+    """
+
+    def __init__(
+        self, experiment: Experiment, records: Records, run_id: str, workers: int | str
+    ) -> None:
+        self._experiment = experiment
+        self._records = records
+        self._run_id = run_id
+        self._workers = workers
+        self._stop = threading.Event()
+        self._abandoned = ""  # why, when the kernel ends before the run
+        self._done = threading.Event()
+        # Made here, so that a wrong strategy is an error in the cell that runs it.
+        flower.prepare()
+        self._strategy = make_strategy(experiment)
+        self._recorder = Recorder(records, run_id)
+        self._thread = threading.Thread(target=self._execute, name=f"flautim-{run_id}", daemon=True)
+        self._pulse = threading.Thread(target=self._beat, name=f"pulse-{run_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        _going.add(self)
+        self._thread.start()
+        self._pulse.start()
+
+    def stop(self) -> None:
+        """Ask the run to end with its next batch."""
+        self._stop.set()
+
+    def abandon(self, reason: str) -> None:
+        """End because the kernel ends; what is recorded stays."""
+        self._abandoned = reason
+        self._stop.set()
+        self._done.wait(GOODBYE_SECONDS)
+
+    # --- in the run's own threads ---------------------------------------------------------
+
+    def _execute(self) -> None:
+        status, message = RunStatus.FAILED, "the run ended without a reason"
+        try:
+            one_thread()
+            with flower.log_to(lambda line: self._log(line, level="warning")):
+                status, message = self._federate()
+        except RecordsError as error:
+            message = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run has failed by it
+            message = summary(error)
+            if not isinstance(error, FlautimError):
+                self._log(traceback.format_exc(), level="error")
+        finally:
+            self._end(status, message)
+
+    def _federate(self) -> tuple[RunStatus, str]:
+        experiment = self._experiment
+        self._recorder.status(RunStatus.RUNNING)
+        device = pick_device(experiment.device)
+        deadline = Deadline(self._stop.is_set)
+        host = ClientHost(experiment, device, deadline.check)
+        app = make_client_app(host, client_mods(self._strategy))
+        server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
+        grid = LocalGrid(
+            app,
+            len(experiment.splits),
+            deadline,
+            workers=1 if device.type != "cpu" else self._workers,
+            enough=experiment.enough_answers,
+            log=self._log,
+        )
+        context = Context(flower.RUN_NUMBER, flower.SERVER_NODE, {}, RecordDict(), {})
+        try:
+            make_server_app(server)(grid, context)
+        except Stopped:
+            status, message = RunStatus.STOPPED, f"stopped after round {server.state.round}"
+            if self._abandoned:
+                status, message = RunStatus.INTERRUPTED, self._abandoned
+        else:
+            status, message = RunStatus.FINISHED, ""
+        finally:
+            grid.close()
+            if server.state.round > 0:
+                save_model(self._records.folder(self._run_id), server.state_dict())
+        return status, message
+
+    def _log(self, line: str, level: str = "info") -> None:
+        self._recorder.log(line, level=level)
+
+    def _end(self, status: RunStatus, message: str) -> None:
+        try:
+            self._recorder.status(status, message)
+            self._recorder.close()
+        except RecordsError as error:
+            # The records are where the run would have said it; the kernel's log is what is left.
+            sys.stderr.write(f"flautim-lab: run {self._run_id} {status}: {message or error}\n")
+        finally:
+            self._done.set()
+            _going.discard(self)
+
+    def _beat(self) -> None:
+        """Show that the run is alive, and look for a stop that another process asked for."""
+        last = 0.0
+        while not self._done.wait(LOOK_SECONDS):
+            with contextlib.suppress(RecordsError):  # the next look may find them again
+                self._recorder.tick()
+                if time.monotonic() - last >= HEARTBEAT_SECONDS:
+                    self._records.heartbeat(self._run_id)
+                    last = time.monotonic()
+                if self._records.stop_requested(self._run_id):
+                    self._stop.set()
+
+
+def _goodbye() -> None:
+    for execution in list(_going):
+        execution.abandon("its kernel ended before it did; run.wait() keeps a script waiting")
+
+
+atexit.register(_goodbye)

@@ -1,0 +1,377 @@
+"""Execute a notebook in batch: other parameters, another output file, no browser.
+
+papermill does the work; here is what it leaves open. A parameter that the notebook does not have
+is refused before anything starts (papermill only warns). A value typed on a command line gets the
+type of the notebook's own default. The kernel is this Python's, whatever kernels are registered,
+and it never outlives the call. The kernel finds ``FLAUTIM_LAB_BATCH=1`` in its environment, so
+that :func:`flautim_lab.run` waits by itself: a kernel's threads end with its notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nbformat
+import papermill
+import psutil
+import zmq
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError
+
+from flautim_lab.errors import NotebookError
+from flautim_lab.names import unknown
+from flautim_lab.records.home import home
+from flautim_lab.records.store import Records
+
+BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
+
+
+@dataclass(frozen=True)
+class CellStart:
+    """A cell that begins: the ``number``-th of ``total`` cells, and its first line of code."""
+
+    number: int
+    total: int
+    line: str
+
+
+@dataclass(frozen=True)
+class ExecutedNotebook:
+    """What an execution left: the notebook with its outputs, and the ids of the runs it made."""
+
+    path: Path
+    seconds: float
+    runs: tuple[str, ...]
+
+
+def execute_notebook(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    parameters: Mapping[str, object] | None = None,
+    *,
+    timeout_seconds: float | None = None,
+    progress: Callable[[CellStart], None] | None = None,
+) -> ExecutedNotebook:
+    """Execute a notebook from top to bottom and write it, with its outputs, to ``output``.
+
+    The notebook runs in its own folder, so that data beside it are found by their bare name.
+
+    Parameters
+    ----------
+    path : path
+        A Python notebook (``.ipynb``); it is not changed.
+    output : path
+        Where the executed notebook goes; written after each cell. A folder keeps the name.
+    parameters : mapping of str to object, optional
+        Values that replace the defaults of the cell tagged ``parameters``. A text is read as the
+        type of the default: ``"10"`` for a default of ``20`` becomes ``10``.
+    timeout_seconds : float, optional
+        The longest that one cell may take.
+    progress : callable, optional
+        Called with a :class:`CellStart` before each code cell.
+
+    Raises
+    ------
+    NotebookError
+        If the notebook cannot be read, has no such parameter, or one of its cells fails. The
+        message says where the outputs up to then are.
+    """
+    source = find_notebook(path)
+    notebook = _read(source)
+    values = check_parameters(notebook, parameters or {}, source.name)
+    target = _output_path(source, output)
+    place = 0
+
+    class Kernel(_ThisPython):
+        folder = source.parent
+        started: ClassVar[list[_ThisPython]] = []
+
+    def cell_starts(cell: Any, cell_index: int) -> None:
+        nonlocal place
+        place = cell_index + 1
+        if progress is not None:
+            progress(CellStart(cell_index + 1, total, _first_line(cell.source)))
+
+    total = len(notebook.cells) + bool(values)
+    started = time.time()
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        # Braces in a path would be filled in by papermill as if they were parameters.
+        papermill.execute_notebook(
+            _no_braces(source),
+            _no_braces(target),
+            values,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            execution_timeout=timeout_seconds,
+            kernel_manager_class=Kernel,
+            on_cell_execute=cell_starts,
+        )
+    except papermill.PapermillExecutionError as error:
+        number = f"[{error.exec_count}]" if error.exec_count else str(error.cell_index + 1)
+        raise NotebookError(
+            f"cell {number} of {source.name} failed: {error.ename}: {_one_line(error.evalue)}; "
+            f"its traceback and the cells before it are in {target}"
+        ) from error
+    except CellTimeoutError as error:
+        raise NotebookError(
+            f"cell {place} of {source.name} took longer than {timeout_seconds:g} seconds; "
+            f"the cells before it are in {target}"
+        ) from error
+    except RuntimeError as error:  # nbclient's word for a kernel that died or never answered
+        last_words = Kernel.started[0].last_words() if Kernel.started else ""
+        if not place:
+            reason = last_words or _one_line(str(error))
+            raise NotebookError(f"no kernel could be started: {reason}") from error
+        raise NotebookError(
+            f"the kernel died in cell {place} of {source.name} "
+            f"({last_words or 'is the memory enough?'}); the cells before it are in {target}"
+        ) from error
+    except OSError as error:
+        raise NotebookError(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        for kernel in Kernel.started:
+            kernel.end()
+    owners = {kernel.process_id for kernel in Kernel.started}
+    host = socket.gethostname()
+    made = [
+        run
+        for run in Records.default().runs()
+        if run.created >= started and run.pid in owners and run.host == host
+    ]
+    return ExecutedNotebook(
+        path=target, seconds=time.time() - started, runs=tuple(run.id for run in reversed(made))
+    )
+
+
+def find_notebook(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a notebook that exists, or raise with the close names."""
+    source = Path(path).expanduser()
+    if source.is_dir():
+        inside = sorted(file.name for file in source.glob("*.ipynb"))
+        hint = f"choose one of its notebooks: {', '.join(inside)}" if inside else "it holds none"
+        raise NotebookError(f"{str(source)!r} is a folder, not a notebook; {hint}")
+    if not source.exists():
+        folder = source.parent
+        near = sorted(file.name for file in folder.glob("*.ipynb")) if folder.is_dir() else []
+        close = difflib.get_close_matches(source.name, near, n=1, cutoff=0.5)
+        hint = f"; did you mean {str(folder / close[0])!r}?" if close else ""
+        if not close and near:
+            hint = f"; the notebooks in {str(folder)!r} are: {', '.join(near)}"
+        raise NotebookError(f"there is no notebook {str(source)!r}{hint}")
+    return source.resolve()
+
+
+def read_parameters(notebook: Any, name: str) -> dict[str, object]:
+    """Return the parameters of a notebook and their defaults, from its cell tagged ``parameters``.
+
+    ``seed, rounds = 7, 2`` gives both names; papermill's own reading of that cell sees neither. A
+    default that is not a plain value (a call, another variable) is given as None.
+
+    Raises
+    ------
+    NotebookError
+        If that cell is not valid Python.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        return {}
+    lines = cells[0].source.splitlines()
+    code = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
+    try:
+        tree = ast.parse(code)
+    except SyntaxError as error:
+        raise NotebookError(
+            f"the cell tagged 'parameters' of {name} is not valid Python: "
+            f"{error.msg} in line {error.lineno}"
+        ) from error
+    found: dict[str, object] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                found.update(_assigned(target, statement.value))
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            found.update(_assigned(statement.target, statement.value))
+    return found
+
+
+def check_parameters(
+    notebook: Any, parameters: Mapping[str, object], name: str
+) -> dict[str, object]:
+    """Return ``parameters`` with the types of the notebook's defaults, or raise for a wrong one."""
+    if not parameters:
+        return {}
+    defaults = read_parameters(notebook, name)
+    if not defaults:
+        raise NotebookError(
+            f"{name} has no parameters, so {next(iter(parameters))!r} cannot be set; put one "
+            "assignment per line in a cell and tag that cell 'parameters'"
+        )
+    for parameter in parameters:
+        if parameter not in defaults:
+            raise NotebookError(f"in {name}: {unknown(parameter, defaults, 'parameter')}")
+    return {
+        parameter: _typed(parameter, value, defaults[parameter])
+        for parameter, value in parameters.items()
+    }
+
+
+class _ThisPython(AsyncKernelManager):
+    """A kernel of the Python that runs now, in batch, that ends when it is told to."""
+
+    folder: ClassVar[Path]
+    started: ClassVar[list[_ThisPython]]
+    process_id: int = 0
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # What the interpreter itself says, such as a crash; the cells' own output goes elsewhere.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the kernel
+        self.started.append(self)
+        # Where jupyter_client can (8.10), what kernel and we say to each other is encrypted.
+        if self.has_trait("transport_encryption") and zmq.has("curve"):
+            self.transport_encryption = "auto"
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        # An absolute home, since the kernel works in the notebook's folder. (papermill's own
+        # `cwd` would move this whole process there.)
+        batch = {BATCH_VARIABLE: "1", "FLAUTIM_LAB_HOME": str(home())}
+        options["env"] = {**os.environ, **options.get("env", {}), **batch}
+        options["cwd"] = str(self.folder)
+        options["stderr"] = self._errors
+        await super().start_kernel(**options)
+        self.process_id = getattr(self.provisioner, "pid", None) or 0
+
+    def last_words(self) -> str:
+        """Return the last line that the kernel's process wrote to its error stream, if any."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return _one_line(lines[-1]) if lines else ""
+
+    def end(self) -> None:
+        """Kill what is left of the kernel, as after a Ctrl-C while it was starting."""
+        process = getattr(self.provisioner, "process", None)
+        if process is None or process.poll() is not None:
+            return
+        try:
+            family = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        process.kill()
+        for child in family:
+            if child.is_running():
+                child.kill()
+        process.wait()
+
+
+def _read(source: Path) -> Any:
+    wrong = f"{str(source)!r} cannot be read as a notebook"
+    try:
+        notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise NotebookError(f"{wrong}: {error.strerror}") from error
+    except Exception as error:  # nbformat trips over other JSON in many ways
+        raise NotebookError(f"{wrong}: it does not hold the JSON of one") from error
+    if not isinstance(notebook.get("cells"), list):
+        raise NotebookError(f"{wrong}: it does not hold the JSON of one")
+    kernel = notebook.metadata.get("kernelspec", {})
+    language = notebook.metadata.get("language_info", {}).get("name") or kernel.get("language")
+    if language not in (None, "python"):
+        raise NotebookError(f"{source.name} is written in {language}; only Python notebooks run")
+    return notebook
+
+
+def _output_path(source: Path, output: str | os.PathLike[str]) -> Path:
+    target = Path(output).expanduser().resolve()
+    if target.is_dir():
+        target = target / source.name
+    if target == source:
+        raise NotebookError(
+            f"the output would overwrite the notebook {source.name} itself; name another file"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotebookError(
+            f"the folder of the output cannot be made: {error.strerror} ({target.parent})"
+        ) from error
+    return target
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> dict[str, object]:
+    """Return the names that one assignment binds, with their values where they are plain."""
+    if isinstance(target, ast.Name):
+        try:
+            return {target.id: ast.literal_eval(value)}
+        except ValueError:
+            return {target.id: None}
+    if isinstance(target, ast.Tuple | ast.List):
+        found: dict[str, object] = {}
+        values = value.elts if isinstance(value, ast.Tuple | ast.List) else []
+        for index, part in enumerate(target.elts):
+            same = len(values) == len(target.elts)
+            found.update(_assigned(part, values[index] if same else ast.Name("unknown")))
+        return found
+    return {}
+
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _typed(parameter: str, value: object, default: object) -> object:
+    """Return ``value`` in the type of ``default``; a default of None accepts anything."""
+    kind = type(default)
+    typed = value
+    if isinstance(value, str) and kind is not str:
+        typed = _from_text(value, kind)
+    if kind is float and type(typed) is int:
+        typed = float(typed)
+    if default is None or type(typed) is kind:
+        return typed
+    wanted = _KINDS.get(kind, f"a {kind.__name__}")
+    raise NotebookError(
+        f"the parameter {parameter!r} is {wanted} in the notebook (default {default!r}), "
+        f"and {value!r} is not"
+    )
+
+
+def _from_text(text: str, kind: type) -> object:
+    """Return ``text`` read as ``kind``, or ``text`` itself where it cannot be read so."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    try:
+        if kind in (int, float):
+            return kind(text)
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _no_braces(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _first_line(source: str) -> str:
+    code = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    return code[0].strip() if code else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

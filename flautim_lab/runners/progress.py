@@ -1,0 +1,143 @@
+"""How far a run is, read from its events: what every face shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
+
+
+@dataclass(frozen=True)
+class ClientProgress:
+    """What is known of one client.
+
+    Attributes
+    ----------
+    number : int
+    name : str
+    rows : int or None
+        Rows it trains on.
+    loss : float or None
+        Its latest training loss.
+    round : int or None
+        The round of that loss.
+    error : str
+        The one-line reason of its latest failure, or "".
+    failures : int
+        How many rounds in a row it has failed.
+    """
+
+    number: int
+    name: str
+    rows: int | None = None
+    loss: float | None = None
+    round: int | None = None
+    error: str = ""
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    status : RunStatus
+    message : str
+        Why it waits, failed or stopped.
+    round, rounds : int
+        Rounds done, and to do in all.
+    seconds : float
+        How long it has been running, or ran.
+    seconds_left : float or None
+        An estimate from the rounds so far; None before the first one and when it has ended.
+    clients : tuple of ClientProgress
+    """
+
+    status: RunStatus
+    message: str
+    round: int
+    rounds: int
+    seconds: float
+    seconds_left: float | None
+    clients: tuple[ClientProgress, ...]
+
+
+@dataclass
+class _Client:
+    loss: float | None = None
+    round: int | None = None
+    error: str = ""
+    failures: int = 0
+    failed_round: int = 0
+
+
+@dataclass
+class Follower:
+    """Adds up events as they come; each is read once.
+
+    Attributes
+    ----------
+    seen : int
+        Sequence number of the last event read.
+    """
+
+    seen: int = 0
+    _clients: dict[int, _Client] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, events: Iterable[Event]) -> None:
+        """Take in events that come after those seen."""
+        with self._lock:
+            for event in events:
+                if event.seq <= self.seen:
+                    continue
+                self.seen = event.seq
+                if event.client == ALL_CLIENTS:
+                    continue
+                client = self._clients.setdefault(event.client, _Client())
+                if event.kind == "failure":
+                    client.failures += int(event.round != client.failed_round)
+                    client.failed_round = event.round
+                    client.error = event.text.splitlines()[0] if event.text else "failed"
+                elif event.kind == "metric" and event.split == "train" and event.name == "loss":
+                    client.loss, client.round = event.value, event.round
+                    client.error, client.failures, client.failed_round = "", 0, 0
+
+    def clients(self, names: list[str], rows: list[int]) -> tuple[ClientProgress, ...]:
+        """Return what is known of each client, by number."""
+        with self._lock:
+            result = []
+            for number, name in enumerate(names):
+                known = self._clients.get(number, _Client())
+                result.append(
+                    ClientProgress(
+                        number=number,
+                        name=name,
+                        rows=rows[number] if number < len(rows) else None,
+                        loss=known.loss,
+                        round=known.round,
+                        error=known.error,
+                        failures=known.failures,
+                    )
+                )
+            return tuple(result)
+
+
+def seconds_left(status: RunStatus, seconds: float, round_number: int, rounds: int) -> float | None:
+    """Return an estimate of the seconds until the last round ends."""
+    if status.ended or round_number == 0:
+        return None
+    return seconds / round_number * (rounds - round_number)
+
+
+Observer = Callable[[Progress], None]
+
+observer_factories: list[Callable[[Run], Observer]] = []
+"""Each makes an observer for one ``run.wait()``; a notebook puts one here (``jupyter/``)."""

@@ -1,0 +1,384 @@
+"""``Run``: one execution of an experiment, read from the records wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flautim_lab.errors import BundleError, RecordsError, TrainingError
+from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.names import choose, duration
+from flautim_lab.records.artifacts import load_model, metrics_csv
+from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
+from flautim_lab.records.store import Records
+from flautim_lab.runners.progress import (
+    Follower,
+    Observer,
+    Progress,
+    observer_factories,
+    seconds_left,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import nn
+
+DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
+LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
+
+
+class Run:
+    """One execution of an experiment.
+
+    Everything is read from the records, so that a run looks the same from the kernel that started
+    it, from another one (``lab.attach(id)``) and from the command line. Shown in a cell it is a
+    live view.
+
+    Parameters
+    ----------
+    records : Records
+        Where it is recorded.
+    run_id : str
+        Which run.
+    experiment : Experiment, optional
+        The live experiment, where this kernel has it.
+    ask_stop : callable, optional
+        Tells the runner in this process to stop at once, without waiting for the records.
+    """
+
+    #: Made into observers by :meth:`wait` when no view of the run is shown (see ``jupyter/``).
+    observer_factories: ClassVar[list[Callable[[Run], Observer]]] = observer_factories
+
+    def __init__(
+        self,
+        records: Records,
+        run_id: str,
+        experiment: Experiment | None = None,
+        ask_stop: Callable[[], None] | None = None,
+    ) -> None:
+        self._records = records
+        self._id = run_id
+        self._experiment = experiment
+        self._ask_stop = ask_stop
+        self._follower = Follower()
+        self._read_lock = threading.Lock()
+        #: Called by :meth:`wait` in the waiting thread, about twice a second and at the end.
+        self.on_wait: list[Observer] = []
+
+    # --- facts -------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The run's id: sorts by time, safe in paths and URLs."""
+        return self._id
+
+    @property
+    def record(self) -> RunRecord:
+        """What the records say of the run now."""
+        return self._records.run(self._id)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.record.name
+
+    @property
+    def status(self) -> RunStatus:
+        """Waiting, running, finished, failed, stopped or interrupted (its process died)."""
+        return self.record.status
+
+    @property
+    def message(self) -> str:
+        """Why it failed, stopped or waits; "" where there is nothing to say."""
+        return self.record.message
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to do in all."""
+        return self.record.rounds
+
+    @property
+    def round(self) -> int:
+        """Rounds done."""
+        return self.record.round
+
+    @property
+    def clients(self) -> int:
+        """How many clients take part."""
+        return self.record.clients
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The numerics plan: how the numbers of this run are made."""
+        return self.record.plan
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's artifacts lie."""
+        return self._records.folder(self._id)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One line per round, client, split and metric.
+
+        Columns ``round`` (int), ``client`` (Int64; missing: all clients together, weighted by
+        rows), ``split`` (train or validation), ``metric`` (loss, accuracy, ...), ``value``.
+        """
+        return self._records.metrics(self._id)
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment, made again from its settings and bundle where this kernel lacks it.
+
+        Raises
+        ------
+        BundleError
+            If its source could not be kept when it ran.
+        """
+        if self._experiment is None:
+            self._experiment = Experiment.load(self.folder / "experiment")
+        return self._experiment
+
+    def events(self, after: int = 0) -> list[Event]:
+        """Return what happened after the event of sequence number ``after``."""
+        return self._records.events(self._id, after=after)
+
+    def progress(self) -> Progress:
+        """Return how far the run is."""
+        with self._read_lock:
+            self._follower.read(
+                self._records.events(
+                    self._id, after=self._follower.seen, kinds=("metric", "failure")
+                )
+            )
+        record = self.record
+        names = record.settings.get("client_names") or [
+            f"client {number}" for number in range(record.clients)
+        ]
+        return Progress(
+            status=record.status,
+            message=record.message,
+            round=record.round,
+            rounds=record.rounds,
+            seconds=record.seconds,
+            seconds_left=seconds_left(record.status, record.seconds, record.round, record.rounds),
+            clients=self._follower.clients(names, record.settings.get("client_rows") or []),
+        )
+
+    # --- verbs --------------------------------------------------------------------------------
+
+    def wait(self, timeout_seconds: float | None = None) -> Run:
+        """Wait until the run has ended, and return it.
+
+        Ctrl-C (or the kernel's stop button) ends the waiting, not the run.
+
+        Parameters
+        ----------
+        timeout_seconds : float, optional
+            How long to wait; the run goes on after it.
+
+        Raises
+        ------
+        TrainingError
+            If the run failed or was interrupted, with its reason.
+        TimeoutError
+            If it has not ended in time.
+        """
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        observers = self.on_wait or [make(self) for make in self.observer_factories]
+        if not observers and sys.stderr.isatty():
+            observers = [_terminal_line]
+        while True:
+            progress = self.progress()
+            for observer in observers or self.on_wait:
+                observer(progress)
+            if progress.status.ended:
+                break
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(
+                    f"run {self._id} is in round {progress.round} of {progress.rounds} after "
+                    f"{timeout_seconds:g} s; it goes on, wait again or stop it with run.stop()"
+                )
+            self._pause(LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic()))
+        if progress.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
+            raise TrainingError(f"run {self._id} {progress.status}: {progress.message}")
+        return self
+
+    def stop(self) -> Run:
+        """Ask the run to stop; it ends with its next batch and keeps its last whole round."""
+        if not self.status.ended:
+            self._records.request_stop(self._id)
+            if self._ask_stop is not None:
+                self._ask_stop()
+        return self
+
+    def logs(self, client: int | None = None, last: int | None = None) -> str:
+        """Return the run's log as text, one line per entry; tracebacks are kept whole.
+
+        Parameters
+        ----------
+        client : int, optional
+            Only what concerns this client.
+        last : int, optional
+            Only so many entries, the newest.
+        """
+        if client is not None and not 0 <= client < self.clients:
+            raise RecordsError(
+                f"run {self._id} has no client {client}; its clients are 0 to {self.clients - 1}"
+            )
+        events = self._records.events(self._id, kinds=("log", "failure", "status"))
+        if client is not None:
+            events = [event for event in events if event.client == client]
+        if last is not None:
+            events = events[-last:] if last > 0 else []
+        return "\n".join(log_line(event) for event in events)
+
+    def model(self) -> nn.Module:
+        """Return the trained model, in evaluation mode.
+
+        Raises
+        ------
+        RecordsError
+            If the run has not ended yet, or ended before its first round.
+        BundleError
+            If this kernel lacks the model's class and its source was not kept.
+        """
+        path = self.folder / "model.safetensors"
+        if not path.exists():
+            raise RecordsError(
+                f"run {self._id} ({self.status}) has no model yet; wait for it with run.wait()"
+            )
+        if self._experiment is not None:
+            model = self._experiment.build_model()
+        else:
+            folder = self.folder / "experiment"
+            settings = folder / "experiment.json"
+            if not settings.exists():
+                raise BundleError(
+                    f"the source of run {self._id} was not kept "
+                    f"({self.record.settings.get('unbundled', 'unknown reason')}); "
+                    f"its weights are in {path}"
+                )
+            made: Any = Bundle.read(folder / "bundle").load("model")
+            model = made(**json.loads(settings.read_text(encoding="utf-8"))["model_args"])
+        model.load_state_dict(load_model(self.folder))
+        return model.eval()
+
+    def plot(self, metric: str = "loss", compare: Sequence[Run] = ()) -> Figure:
+        """Return a picture of a metric over the rounds, of this run and of others.
+
+        Parameters
+        ----------
+        metric : str
+            ``loss``, ``accuracy``, or any other name in ``run.metrics``.
+        compare : sequence of Run
+            Other runs on the same plot, such as a centralized baseline.
+        """
+        from flautim_lab.plots import metric_names, plot_metrics
+
+        runs = [self, *compare]
+        frames = {run.id: run.metrics for run in runs}
+        known = metric_names(frames[self.id])
+        if known:
+            choose(metric, known, "metric")
+        labels = _labels(runs)
+        curves = {labels[run.id]: frames[run.id] for run in runs}
+        return plot_metrics(
+            curves,
+            metric=metric,
+            rounds=max(run.rounds for run in runs),
+            title=self.name if len(runs) == 1 else "",
+        )
+
+    def download(self, what: str, to: str | Path | None = None) -> Path:
+        """Write a part of the run to a file and return its path.
+
+        Parameters
+        ----------
+        what : {"model", "metrics", "log", "plot", "experiment"}
+            The trained weights (safetensors), the metrics (CSV), the log, the loss plot (PNG), or
+            the experiment's settings (JSON).
+        to : path, optional
+            A file or a folder; the working folder by default.
+        """
+        choose(what, DOWNLOADS, "download")
+        suffix = {
+            "model": "model.safetensors",
+            "metrics": "metrics.csv",
+            "log": "run.log",
+            "plot": "loss.png",
+            "experiment": "experiment.json",
+        }[what]
+        target = Path.cwd() if to is None else Path(to)
+        if target.is_dir():
+            target = target / f"{self._id}-{suffix}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if what == "metrics":
+                shutil.copyfile(metrics_csv(self.folder, self.metrics), target)
+            elif what == "log":
+                target.write_text(self.logs() + "\n", encoding="utf-8")
+            elif what == "plot":
+                from flautim_lab.plots import to_png
+
+                target.write_bytes(to_png(self.plot()))
+            else:
+                source = self.folder / ("experiment/" if what == "experiment" else "") / suffix
+                if not source.exists():
+                    raise RecordsError(f"run {self._id} ({self.status}) has no {what}")
+                shutil.copyfile(source, target)
+        except OSError as error:
+            raise RecordsError(f"cannot write {target}: {error.strerror or error}") from error
+        return target
+
+    def __repr__(self) -> str:
+        record = self.record
+        message = f": {record.message}" if record.message else ""
+        return (
+            f"<Run {self._id} {record.status}{message}, "
+            f"{record.round}/{record.rounds} rounds, {duration(record.seconds)}>"
+        )
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(max(seconds, 0.0))
+
+
+def _labels(runs: Sequence[Run]) -> dict[str, str]:
+    """Return a label per run: its name where that tells them apart, else what differs."""
+    records = [run.record for run in runs]
+    for parts in (["name"], ["name", "strategy"]):
+        labels = {}
+        for record in records:
+            words = [record.name]
+            if "strategy" in parts:
+                words.append(str(record.settings.get("strategy", "")))
+            if record.settings.get("centralized"):
+                words = [record.name, "centralized"]
+            labels[record.id] = ", ".join(word for word in words if word)
+        if len(set(labels.values())) == len(records):
+            return labels
+    return {record.id: f"{labels[record.id]} ({record.id[-8:]})" for record in records}
+
+
+def _terminal_line(progress: Progress) -> None:
+    """Show progress on a terminal, in one line that is written over."""
+    left = (
+        f", about {duration(progress.seconds_left)} left"
+        if progress.seconds_left is not None
+        else ""
+    )
+    line = (
+        f"{progress.status}: round {progress.round}/{progress.rounds}, "
+        f"{duration(progress.seconds)}{left}"
+    )
+    end = "\n" if progress.status.ended else ""
+    sys.stderr.write(f"\r\x1b[2K{line}{end}")
+    sys.stderr.flush()

@@ -1,0 +1,259 @@
+"""The client's side: Flower's ``ClientApp``, the same object under each runner.
+
+A client answers three kinds of message. ``query`` (round 0): what its rows add up to, so that all
+clients scale alike. ``train``: new weights and the training loss. ``evaluate``: measures of the
+global model on its validation rows. All it needs to know comes with the message, so a client that
+was lost can be taken over by another worker and give the same answer, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from torch import Tensor, nn
+
+from flautim_lab.errors import TrainingError
+from flautim_lab.experiment import loops
+from flautim_lab.experiment.client_data import ClientData, Scale, Sums
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.streams import PrivateRandom, stream
+from flautim_lab.training import weights
+
+ROWS = "num-examples"  # Flower's key for the weight of an answer
+CLIENT = "partition-id"  # Flower's key for the number of a client
+
+Check = Callable[[], None]
+
+
+def scale_to_config(config: ConfigRecord, scale: Scale | None) -> None:
+    """Write a scale into the config that goes to every client."""
+    if scale is not None:
+        config["scale-mean"] = scale.mean.tolist()
+        config["scale-std"] = scale.std.tolist()
+
+
+def sums_from_reply(message: Message) -> Sums:
+    """Read what a client's rows add up to from its answer to a ``query``."""
+    record = next(iter(message.content.array_records.values()))
+    return Sums(*(record[name].numpy() for name in ("count", "total", "squares")))
+
+
+class ClientHost:
+    """Hosts clients: keeps each one's data from round to round and a pristine model to copy.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    device : torch.device
+        Where the clients train.
+    check : callable
+        Called with the client's number before every batch; raises to end its work.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        check: Callable[[int], None] = lambda _client: None,
+    ) -> None:
+        self.experiment = experiment
+        self.device = device
+        self._check = check
+        self._lock = threading.Lock()
+        self._data: dict[int, ClientData] = {}
+        self._optimizer_state: dict[int, Any] = {}
+        self._model = experiment.build_model()
+
+    def data(self, client: int) -> ClientData:
+        """Return a client's data, loaded on first use."""
+        with self._lock:
+            if client not in self._data:
+                device = None if self.device.type == "cpu" else self.device
+                self._data[client] = ClientData(self.experiment, client, device)
+            return self._data[client]
+
+    def model(self, message: Message) -> nn.Module:
+        """Return a model with the message's weights.
+
+        A fresh copy each time: what a module keeps beside its weights (a hidden state, a counter)
+        must not pass from one client to the next.
+        """
+        model = copy.deepcopy(self._model)
+        config = _config(message)
+        weights.load(model, _arrays(message), config.get("buffers", b""))  # type: ignore[arg-type]
+        return model.to(self.device)
+
+    def train(self, client: int, message: Message) -> Message:
+        """Train on the client's rows; answer weights, buffers, loss and rows."""
+        experiment, config = self.experiment, _config(message)
+        round_number = int(config["server-round"])  # type: ignore[arg-type]
+        data = self._scaled_data(client, config)
+        model = self.model(message)
+        batches = data.batches(
+            "train",
+            generator=stream(experiment.seed, "batches", round_number, client),
+            drop_single=experiment.facts.has_batch_norm,
+            check=lambda: self._check(client),
+        )
+        mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+        if mu:
+            add_proximal_term(experiment, model, mu)
+        draw = self._draws(client, round_number)
+        if experiment.own_training_loop:
+            with draw():
+                result = as_measures(experiment.training_loop(model, batches), "training_loop")
+        else:
+            optimizer = experiment.make_optimizer(model)
+            if experiment.centralized and client in self._optimizer_state:
+                # A centralized baseline is one long training: its moments live on.
+                optimizer.load_state_dict(self._optimizer_state[client])
+            result = loops.train(experiment, model, batches, optimizer, draw)
+            if experiment.centralized:
+                self._optimizer_state[client] = optimizer.state_dict()
+        measures = {f"train_{name}": value for name, value in result.items()}
+        content = RecordDict(
+            {
+                "arrays": weights.to_record(model),
+                "metrics": MetricRecord({**measures, ROWS: data.rows("train")}),
+            }
+        )
+        buffers = weights.buffers_to_bytes(weights.buffers_of(model))
+        if buffers:
+            content["buffers"] = ConfigRecord({"buffers": buffers})
+        return Message(content, reply_to=message)
+
+    def evaluate(self, client: int, message: Message) -> Message:
+        """Measure the global model on the client's validation rows."""
+        experiment, config = self.experiment, _config(message)
+        data = self._scaled_data(client, config)
+        model = self.model(message)
+        batches = data.batches("validation", check=lambda: self._check(client))
+        round_number = int(config["server-round"])  # type: ignore[arg-type]
+        draw = self._draws(client, -round_number) if experiment.own_validation_loop else None
+        with draw() if draw else contextlib.nullcontext():
+            result = as_measures(experiment.validation_loop(model, batches), "validation_loop")
+        metrics = MetricRecord({**result, ROWS: data.rows("validation")})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    def query(self, client: int, message: Message) -> Message:
+        """Answer what the client's training rows add up to; no row leaves it."""
+        sums = self.data(client).sums()
+        record = ArrayRecord([sums.count, sums.total, sums.squares])
+        named = ArrayRecord(dict(zip(("count", "total", "squares"), record.values(), strict=True)))
+        return Message(RecordDict({"sums": named}), reply_to=message)
+
+    def _scaled_data(self, client: int, config: ConfigRecord) -> ClientData:
+        data = self.data(client)
+        dataset = self.experiment.dataset
+        if isinstance(dataset, CSVDataset) and dataset.standardize:
+            if "scale-mean" in config:
+                data.use_scale(
+                    Scale(np.asarray(config["scale-mean"]), np.asarray(config["scale-std"]))
+                )
+            elif not data.has_scale:
+                data.use_scale(data.sums().scale())
+        return data
+
+    def _draws(
+        self, client: int, round_number: int
+    ) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+        """Return what makes the context of a client's random draws (none if it never draws)."""
+        if not self.experiment.facts.draws:
+            return lambda: loops.NO_CONTEXT
+        # SeedSequence keys are not negative: evaluation has a purpose of its own.
+        purpose = "draws" if round_number >= 0 else "evaluation draws"
+        mode = PrivateRandom(stream(self.experiment.seed, purpose, abs(round_number), client))
+        return lambda: mode
+
+
+def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:
+    """Return Flower's ``ClientApp`` over a host of clients.
+
+    Parameters
+    ----------
+    host : ClientHost
+        Keeps data and models of the clients.
+    mods : list of Mod
+        Flower's modifiers of the training answer (clipping for differential privacy).
+    """
+    app = ClientApp()
+
+    @app.train(mods=mods)
+    def train(message: Message, context: Context) -> Message:
+        return host.train(int(context.node_config[CLIENT]), message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return host.evaluate(int(context.node_config[CLIENT]), message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return host.query(int(context.node_config[CLIENT]), message)
+
+    return app
+
+
+def add_proximal_term(experiment: Experiment, model: nn.Module, mu: float) -> None:
+    r"""Add the gradient of FedProx's term, :math:`\mu (w - w^t)`, to every gradient of ``model``.
+
+    Source: Li et al., Federated Optimization in Heterogeneous Networks, arXiv:1812.06127. The loss
+    that is reported stays that of the data.
+
+    Raises
+    ------
+    TrainingError
+        If the training loop is the researcher's own, which may never read these gradients.
+    """
+    if experiment.own_training_loop:
+        raise TrainingError(
+            "FedProx adds its proximal term to the local loss, which a training_loop of your own "
+            "does not have; override loss instead of training_loop, or use FedAvg"
+        )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            start = parameter.detach().clone()
+
+            def hook(gradient: Tensor, now: Tensor = parameter, start: Tensor = start) -> Tensor:
+                return gradient + mu * (now.detach() - start)
+
+            parameter.register_hook(hook)
+
+
+def as_measures(result: Any, loop: str) -> dict[str, float]:
+    """Return what a loop returned as a dict with ``loss`` in it.
+
+    Raises
+    ------
+    TrainingError
+        If there is no loss, or something in it is no number.
+    """
+    if isinstance(result, dict) and "loss" in result:
+        pairs = result
+    elif isinstance(result, (int, float, Tensor)) and not isinstance(result, bool):
+        pairs = {"loss": result}
+    else:
+        raise TrainingError(
+            f"{loop} must return its loss, or a dict with 'loss' in it, not {result!r}"
+        )
+    try:
+        return {str(name): float(value) for name, value in pairs.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{loop} returned something that is no number: {error}") from error
+
+
+def _config(message: Message) -> ConfigRecord:
+    return next(iter(message.content.config_records.values()))
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return next(iter(message.content.array_records.values()))

@@ -1,0 +1,114 @@
+"""Everything internal of Flower that we lean on, in one file.
+
+Flower's public API has no way to do these three things; each name used here is held by
+``tests/training/test_flower.py``, which fails loudly when Flower changes it:
+
+- A ``Message`` reads the process-wide ``flwr.supercore.task_identity.TaskIdentity``.
+- Flower draws the clients of a round from the global ``random`` module, and the noise of
+  differential privacy from the global ``numpy.random``. A run must neither read nor move the
+  researcher's global streams, and two runs in one kernel must not share one.
+- Flower logs to the console from whatever thread it runs in, which would print into a notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from flwr.serverapp.strategy import dp_adaptive_clipping, strategy_utils
+from flwr.supercore import differential_privacy
+from flwr.supercore.logger import FLOWER_LOGGER
+from flwr.supercore.task_identity import TaskIdentity
+
+from flautim_lab.experiment.streams import numpy_stream, stream_seed
+
+# Any numbers do inside one process: messages never leave it. The server's node must not be a
+# client's number, which count from 0.
+SERVER_NODE = 2**62
+RUN_NUMBER = 1
+
+_choices: contextvars.ContextVar[random.Random | None] = contextvars.ContextVar(
+    "flautim_lab_choices", default=None
+)
+_noise: contextvars.ContextVar[np.random.Generator | None] = contextvars.ContextVar(
+    "flautim_lab_noise", default=None
+)
+_log: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
+    "flautim_lab_flower_log", default=None
+)
+
+
+class _Redirected:
+    """Stands for a module of random functions: the private stream inside a run, else itself."""
+
+    def __init__(self, module: Any, variable: contextvars.ContextVar[Any]) -> None:
+        self._module = module
+        self._variable = variable
+
+    def __getattr__(self, name: str) -> Any:
+        private = self._variable.get()
+        return getattr(self._module if private is None else private, name)
+
+
+class _NumPy:
+    """Stands for ``numpy`` where Flower draws noise; all but ``random`` is numpy's own."""
+
+    random = _Redirected(np.random, _noise)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+class _ToRunLog(logging.Filter):
+    """Inside a run, Flower's warnings go to the run's log and nothing goes to the console."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        write = _log.get()
+        if write is None:
+            return True
+        if record.levelno >= logging.WARNING:
+            write(f"Flower: {record.getMessage()}")
+        return False
+
+
+def prepare() -> None:
+    """Make Flower ready to run inside this process; calling it twice changes nothing."""
+    if not isinstance(strategy_utils.random, _Redirected):  # type: ignore[attr-defined]
+        strategy_utils.random = _Redirected(random, _choices)  # type: ignore[attr-defined]
+        numpy: Any = _NumPy()
+        differential_privacy.np = numpy
+        dp_adaptive_clipping.np = numpy
+        FLOWER_LOGGER.addFilter(_ToRunLog())
+    try:
+        _ = TaskIdentity.task_id
+    except RuntimeError:  # outside Flower's own processes nothing has set it
+        TaskIdentity.task_id = RUN_NUMBER
+        TaskIdentity.run_id = RUN_NUMBER
+        TaskIdentity.node_id = SERVER_NODE
+
+
+@contextlib.contextmanager
+def private_random(seed: int, purpose: str, round_number: int) -> Iterator[None]:
+    """Let Flower draw from streams keyed by (seed, purpose, round) inside this context."""
+    choices = _choices.set(random.Random(stream_seed(seed, f"flower {purpose}", round_number)))
+    noise = _noise.set(numpy_stream(seed, f"flower noise {purpose}", round_number))
+    try:
+        yield
+    finally:
+        _choices.reset(choices)
+        _noise.reset(noise)
+
+
+@contextlib.contextmanager
+def log_to(write: Callable[[str], None]) -> Iterator[None]:
+    """Send what Flower logs in this thread to ``write`` (warnings and errors only)."""
+    token = _log.set(write)
+    try:
+        yield
+    finally:
+        _log.reset(token)

@@ -1,0 +1,269 @@
+"""A Flower ``Grid`` inside this process: no Ray, no sockets.
+
+The strategy sees clients 0 to N-1. Their messages are answered here, one after another or on
+several threads, and handed back in client order, so that neither the number of threads nor their
+timing reaches a strategy.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from flautim_lab.errors import FlautimError
+from flautim_lab.training import flower
+from flautim_lab.training.client_app import CLIENT
+
+# Threads are kept when a round took less than this share of what its clients used of the CPU:
+# below it, Python's interpreter lock eats what the second core gives.
+WORTH_IT = 0.85
+TRIES = 3
+
+
+class Abandoned(Exception):  # noqa: N818 - not an error: nobody waits for this work any more
+    """The work of a client is no longer wanted (the run was stopped, the round is over)."""
+
+
+class Deadline:
+    """Tells clients at work whether somebody still waits for them."""
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+        self._round = 0
+        self._wanted: Mapping[int, int] = {}
+
+    def begin(self, clients: Iterable[int]) -> int:
+        """Begin a round of messages; earlier work of these clients is abandoned."""
+        self._round += 1
+        self._wanted = dict.fromkeys(clients, self._round)
+        return self._round
+
+    def end(self) -> None:
+        """End the round: what is still at work is abandoned."""
+        self._wanted = {}
+
+    def check(self, client: int) -> None:
+        """Raise :class:`Abandoned` if nobody waits for this client's work."""
+        if self._stopped() or getattr(_work, "round", None) != self._wanted.get(client):
+            raise Abandoned
+
+
+_work = threading.local()
+
+
+class LocalGrid(Grid):
+    """Answers the messages of a ServerApp with a ClientApp in this process.
+
+    Parameters
+    ----------
+    app : ClientApp
+        Called once per message, in some thread.
+    clients : int
+        Clients 0 to ``clients - 1`` take part.
+    deadline : Deadline
+        Shared with the host of the clients.
+    workers : int or "auto"
+        Threads that answer at once. ``auto`` tries all cores and keeps them if that is faster.
+        The numbers do not depend on it.
+    enough : int
+        How few answers end a round once its time is up.
+    log : callable
+        Gets one line when there is something to say.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        clients: int,
+        deadline: Deadline,
+        *,
+        workers: int | str = "auto",
+        enough: int = 1,
+        log: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self._app = app
+        self._clients = clients
+        self._deadline = deadline
+        self._enough = enough
+        self._log = log
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        limit = (cores or 1) if workers == "auto" else int(workers)
+        self.workers = max(1, min(limit, clients))
+        self._tries = TRIES if workers == "auto" and self.workers > 1 else 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._replies: dict[str, Message] = {}
+        self._contexts = {
+            client: Context(
+                run_id=flower.RUN_NUMBER,
+                node_id=client,
+                node_config={CLIENT: client, "num-partitions": clients},
+                state=RecordDict(),
+                run_config={},
+            )
+            for client in range(clients)
+        }
+        self._run = Run.create_empty(flower.RUN_NUMBER)
+
+    # --- Flower's Grid ---------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Set the run; kept for completeness of the interface."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message to a client."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the numbers of all clients."""
+        return range(self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer messages now; :meth:`pull_messages` gives the answers."""
+        ids = []
+        for reply in self.send_and_receive(messages):
+            ids.append(f"{time.monotonic_ns()}-{reply.metadata.src_node_id}")
+            self._replies[ids[-1]] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the answers of :meth:`push_messages`, each once."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages to clients and return their answers in client order.
+
+        Parameters
+        ----------
+        messages : iterable of Message
+            At most one per client.
+        timeout : float, optional
+            Seconds after which the answers that are there are enough, if they are at least
+            ``enough``; what comes later is dropped and logged.
+        """
+        asked = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        order = self._deadline.begin(message.metadata.dst_node_id for message in asked)
+        begin = time.perf_counter()
+        try:
+            if self.workers == 1 and timeout is None:
+                return [self._answer(message, order)[0] for message in asked]
+            replies, busy = self._on_threads(asked, order, timeout)
+        finally:
+            self._deadline.end()
+        if self._tries and len(asked) >= self.workers:
+            self._judge(time.perf_counter() - begin, busy)
+        return replies
+
+    def close(self) -> None:
+        """End the threads; abandoned work ends with its next batch."""
+        self._deadline.end()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _judge(self, wall: float, busy: float) -> None:
+        """Keep several threads only if they are faster than one would be."""
+        self._tries -= 1
+        if wall > WORTH_IT * busy:
+            self.workers, self._tries = 1, 0
+            self._log("one thread is as fast as several for this model; clients train in turn")
+
+    def _on_threads(
+        self, asked: list[Message], order: int, timeout: float | None
+    ) -> tuple[list[Message], float]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(
+                self.workers, thread_name_prefix="flautim-client", initializer=one_thread
+            )
+        futures: dict[Future[tuple[Message, float]], Message] = {
+            self._pool.submit(self._answer, message, order): message for message in asked
+        }
+        pending = set(futures)
+        end = None if timeout is None else time.monotonic() + timeout
+        while pending:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                if len(futures) - len(pending) >= self._enough:
+                    break
+                left = None  # not enough yet: wait for the next one, however long it takes
+            done, pending = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
+        for future in pending:
+            future.cancel()
+        if pending:
+            late = sorted(futures[future].metadata.dst_node_id for future in pending)
+            shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
+            self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
+        answers = [future.result() for future in futures if future not in pending]
+        return [reply for reply, _ in answers], sum(busy for _, busy in answers)
+
+    def _answer(self, message: Message, order: int) -> tuple[Message, float]:
+        """Return a client's answer (an error is an answer too) and the CPU seconds it took."""
+        _work.round = order
+        begin = time.thread_time()
+        client = message.metadata.dst_node_id
+        with flower.log_to(lambda line: self._log(f"client {client}: {line}")):
+            try:
+                reply = self._app(message, self._contexts[client])
+            except Abandoned:
+                reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, ABANDONED), reply_to=message)
+            except Exception as error:  # noqa: BLE001 - a client's failure is its answer
+                reason = f"{summary(error)}\n{traceback.format_exc()}"
+                code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+                reply = Message(Error(code, reason), reply_to=message)
+        return reply, time.thread_time() - begin
+
+
+ABANDONED = "abandoned"
+
+
+def summary(error: BaseException) -> str:
+    """Return an exception as one line; an error of ours speaks for itself."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    if isinstance(error, FlautimError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_threads_lock = threading.Lock()
+
+
+def one_thread() -> None:
+    """Let torch use one thread for what the calling thread computes (the numerics plan).
+
+    ``torch.set_num_threads`` sets the calling thread's number, and the number that threads made
+    later begin with. The second is put back, so that the researcher's own threads keep theirs.
+    """
+    with _threads_lock:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        restore = threading.Thread(target=torch.set_num_threads, args=(before,))
+        restore.start()
+        restore.join()

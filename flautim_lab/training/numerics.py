@@ -1,0 +1,78 @@
+"""The numerics plan: how the numbers of a run are made. Same plan, same bits."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from flautim_lab.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class NumericsPlan:
+    """How the numbers of a run are made.
+
+    Two runs of one experiment with equal plans end with the same weights, bit for bit, whatever
+    the number of worker threads. With different plans they agree within rounding of the types
+    used.
+
+    Attributes
+    ----------
+    engine : str
+        ``loop``: each client is trained by itself.
+    threads_per_client : int
+        Threads that torch uses for one client.
+    aggregation : str
+        The order and the type in which answers are added up.
+    streams : str
+        What random numbers are keyed by.
+    device : str
+    cpu_capability : str
+        The vector instructions torch uses (such as AVX512): another set rounds differently.
+    machine, torch, numpy, flwr, seed
+    """
+
+    engine: str
+    threads_per_client: int
+    aggregation: str
+    streams: str
+    device: str
+    cpu_capability: str
+    machine: str
+    torch: str
+    numpy: str
+    flwr: str
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return asdict(self)
+
+
+def make_plan(experiment: Experiment, device: torch.device) -> NumericsPlan:
+    """Return the plan by which a run of ``experiment`` makes its numbers here."""
+    return NumericsPlan(
+        engine="loop",
+        threads_per_client=1,
+        aggregation="client order, types of the parameters",
+        streams="seed, purpose, round, client",
+        device=device.type,
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        machine=platform.machine(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        flwr=version("flwr"),
+        seed=experiment.seed,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a setting: ``auto`` is a GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,281 @@
+"""The server's side: Flower's ``ServerApp``, which drives a strategy round by round.
+
+The loop is ours and the steps are Flower's own, in ``Strategy.start``'s order: ``configure_train``,
+``aggregate_train``, ``configure_evaluate``, ``aggregate_evaluate``. ``start`` itself cannot begin at
+round k, cannot stop between rounds, and gives its result only at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from flautim_lab.errors import TrainingError
+from flautim_lab.experiment.client_data import Scale, pooled
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.names import count
+from flautim_lab.records.event import ALL_CLIENTS
+from flautim_lab.records.recorder import Recorder
+from flautim_lab.training import flower, weights
+from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply
+from flautim_lab.training.grid import ABANDONED
+
+LONG_AGO = 30 * 24 * 3600.0  # seconds that a message stays valid: longer than any round
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """The run was asked to stop."""
+
+
+@dataclass
+class GlobalModel:
+    """What the server holds between rounds."""
+
+    parameters: ArrayRecord
+    buffers: bytes
+    scale: Scale | None = None
+    round: int = 0
+
+
+class Server:
+    """Drives one run: asks clients through a grid, aggregates with a strategy, records.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    strategy : Strategy
+        One of Flower's, fresh.
+    recorder : Recorder
+        Gets every metric, failure and log line.
+    stopped : callable
+        Tells whether the run was asked to stop.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        strategy: Strategy,
+        recorder: Recorder,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.experiment = experiment
+        self.strategy = strategy
+        self.recorder = recorder
+        self._stopped = stopped
+        model = experiment.build_model()
+        self._model = model
+        self.state = GlobalModel(
+            weights.to_record(model), weights.buffers_to_bytes(weights.buffers_of(model))
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the global model's ``state_dict``."""
+        return weights.state_dict(self._model, self.state.parameters, self.state.buffers)
+
+    def run(self, grid: Grid) -> None:
+        """Run all rounds that are left.
+
+        Raises
+        ------
+        Stopped
+            If the run was asked to stop; the state is that after the last whole round.
+        TrainingError
+            If too few clients answered, naming one of them and its error.
+        """
+        experiment = self.experiment
+        self._scale(grid)
+        for round_number in range(self.state.round + 1, experiment.rounds + 1):
+            self._train(grid, round_number)
+            last = round_number == experiment.rounds
+            if last or round_number % experiment.evaluate_every == 0:
+                self._evaluate(grid, round_number)
+            self.state.round = round_number
+            self.recorder.round_done(round_number)
+            self._check_stop()
+
+    # --- one round -----------------------------------------------------------------------
+
+    def _train(self, grid: Grid, round_number: int) -> None:
+        experiment, strategy, state = self.experiment, self.strategy, self.state
+        with flower.private_random(experiment.seed, "train", round_number):
+            messages = list(
+                strategy.configure_train(
+                    round_number, state.parameters, self._config(round_number), grid
+                )
+            )
+        answers = self._ask(grid, messages, round_number, "train")
+        # Read first: some strategies empty the records while they aggregate.
+        losses = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        buffers = [(rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)]
+        with flower.private_random(experiment.seed, "aggregate", round_number):
+            try:
+                new, _ = strategy.aggregate_train(round_number, answers)
+            except (AggregationError, InconsistentMessageReplies, ZeroDivisionError) as error:
+                raise TrainingError(
+                    f"round {round_number}: {experiment.strategy_name} could not aggregate: {error}"
+                ) from error
+        if new is None or not len(new):
+            self.recorder.log(
+                f"{experiment.strategy_name} kept the old weights (an answer was missing or wrong)",
+                round=round_number,
+                level="warning",
+            )
+        else:
+            state.parameters = weights.in_own_types(new, state.parameters)
+            state.buffers = weights.average_buffers(buffers) or state.buffers
+        self._record(round_number, "train", losses, strip="train_")
+
+    def _evaluate(self, grid: Grid, round_number: int) -> None:
+        experiment, strategy = self.experiment, self.strategy
+        if experiment.validation == 0:
+            return
+        with flower.private_random(experiment.seed, "evaluate", round_number):
+            messages = [
+                message
+                for message in strategy.configure_evaluate(
+                    round_number, self.state.parameters, self._config(round_number), grid
+                )
+                # A client of one row has none to validate on, and no weight in a mean.
+                if len(experiment.splits[message.metadata.dst_node_id].validation)
+            ]
+        if not messages:
+            return
+        answers = self._ask(grid, messages, round_number, "evaluate")
+        measures = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        with flower.private_random(experiment.seed, "aggregate evaluation", round_number):
+            strategy.aggregate_evaluate(round_number, answers)
+        self._record(round_number, "validation", measures)
+
+    def _scale(self, grid: Grid) -> None:
+        """Round 0: let all clients scale alike, from sums and sums of squares."""
+        dataset = self.experiment.dataset
+        if not isinstance(dataset, CSVDataset) or dataset.standardize != "federated":
+            return
+        if self.state.scale is not None:
+            return
+        config = ConfigRecord({"server-round": 0})
+        messages = [
+            Message(RecordDict({"config": config}), client, MessageType.QUERY)
+            for client in grid.get_node_ids()
+        ]
+        answers = self._ask(grid, messages, 0, "query", everybody=True)
+        sums = pooled([sums_from_reply(m) for m in answers])
+        self.state.scale = sums.scale()
+
+    # --- parts -----------------------------------------------------------------------------
+
+    def _config(self, round_number: int) -> ConfigRecord:
+        config = ConfigRecord({"server-round": round_number})
+        if self.state.buffers:
+            config["buffers"] = self.state.buffers
+        scale_to_config(config, self.state.scale)
+        return config
+
+    def _ask(
+        self,
+        grid: Grid,
+        messages: Sequence[Message],
+        round_number: int,
+        what: str,
+        everybody: bool = False,
+    ) -> list[Message]:
+        """Send messages, record failures, and return the answers in client order."""
+        self._check_stop()
+        timeout = None if everybody else self.experiment.round_timeout_seconds
+        for message in messages:
+            message.metadata.ttl = LONG_AGO
+        answers = list(grid.send_and_receive(messages, timeout=timeout))
+        self._check_stop()
+        answers = [m for m in answers if not _is_abandoned(m)]
+        answers.sort(key=_client)
+        failed = [m for m in answers if m.has_error()]
+        for message in failed:
+            self.recorder.failure(round_number, _client(message), message.error.reason or "")
+        good = len(answers) - len(failed)
+        needed = len(messages) if everybody else min(self._enough(what), len(messages))
+        if good < needed:
+            why = ""
+            if failed:
+                first = failed[0]
+                why = f"; client {_client(first)}: {_first_line(first.error.reason)}"
+            raise TrainingError(
+                f"round {round_number}: {good} of {count(len(messages), 'client')} answered and at "
+                f"least {needed} must{why}"
+            )
+        return answers
+
+    def _enough(self, what: str) -> int:
+        return self.experiment.enough_answers if what == "train" else 1
+
+    def _record(
+        self,
+        round_number: int,
+        split: str,
+        answers: Sequence[tuple[int, int, dict[str, float]]],
+        strip: str = "",
+    ) -> None:
+        """Record each client's measures and their means, weighted by rows, in client order."""
+        sums: dict[str, float] = {}
+        rows_of: dict[str, int] = {}
+        for client, rows, measures in answers:
+            for key, value in measures.items():
+                name = key.removeprefix(strip)
+                self.recorder.metric(round_number, client, split, name, value)
+                sums[name] = sums.get(name, 0.0) + value * rows
+                rows_of[name] = rows_of.get(name, 0) + rows
+        for name, total in sums.items():
+            mean = total / rows_of[name] if rows_of[name] else math.nan
+            self.recorder.metric(round_number, ALL_CLIENTS, split, name, mean)
+
+    def _check_stop(self) -> None:
+        if self._stopped():
+            raise Stopped
+
+
+def make_server_app(server: Server) -> ServerApp:
+    """Return Flower's ``ServerApp`` around a server."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        server.run(grid)
+
+    return app
+
+
+def _good(answers: Sequence[Message]) -> list[Message]:
+    return [message for message in answers if message.has_content()]
+
+
+def _client(message: Message) -> int:
+    return message.metadata.src_node_id
+
+
+def _is_abandoned(message: Message) -> bool:
+    return message.has_error() and message.error.reason == ABANDONED
+
+
+def _measures(message: Message) -> tuple[int, dict[str, float]]:
+    """Return (rows, measures) of an answer."""
+    record = next(iter(message.content.metric_records.values()))
+    rows = int(record[ROWS])  # type: ignore[arg-type]
+    numbers = {k: float(v) for k, v in record.items() if k != ROWS and not isinstance(v, list)}
+    numbers.pop("norm_bit", None)  # adaptive clipping's own message to its strategy
+    return rows, numbers
+
+
+def _buffers(message: Message) -> bytes:
+    record = message.content.config_records.get("buffers")
+    return b"" if record is None else bytes(record["buffers"])  # type: ignore[arg-type]
+
+
+def _first_line(reason: str | None) -> str:
+    return (reason or "no reason was given").splitlines()[0]

@@ -1,0 +1,136 @@
+"""Weights on their way: parameters as Flower's ``ArrayRecord``, buffers as bytes beside them.
+
+Strategies see parameters only. Buffers (such as BatchNorm's running statistics) are averaged by
+rows and never optimized: FedAdam as it is would drive a running variance below zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import safetensors.torch
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor, nn
+
+from flautim_lab.errors import TrainingError
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    """Return the names of the model's parameters, a tied one once, in the model's order."""
+    return [name for name, _ in model.named_parameters()]
+
+
+def to_record(model: nn.Module) -> ArrayRecord:
+    """Return the model's parameters as an ``ArrayRecord``."""
+    return ArrayRecord({n: Array(_to_numpy(p.detach())) for n, p in model.named_parameters()})
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.bfloat16:  # numpy has none; float32 holds every value of it
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's persistent buffers."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: t for name, t in model.state_dict().items() if name not in names}
+
+
+def buffers_to_bytes(buffers: Mapping[str, Tensor]) -> bytes:
+    """Return buffers as safetensors bytes; empty bytes where there are none."""
+    if not buffers:
+        return b""
+    # A clone each: safetensors refuses tensors that share memory.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in buffers.items()}
+    return safetensors.torch.save(plain)
+
+
+def buffers_from_bytes(data: bytes) -> dict[str, Tensor]:
+    """Return the buffers of :func:`buffers_to_bytes`."""
+    return safetensors.torch.load(data) if data else {}
+
+
+def load(model: nn.Module, parameters: ArrayRecord, buffers: bytes) -> None:
+    """Put parameters and buffers into ``model``, in the model's own types.
+
+    Raises
+    ------
+    TrainingError
+        If a name or a shape is not the model's.
+    """
+    own = dict(model.named_parameters())
+    if list(parameters) != list(own):
+        raise TrainingError("the weights are of another model: their names differ")
+    with torch.no_grad():
+        for name, array in parameters.items():
+            value = array.numpy()
+            if value.shape != tuple(own[name].shape):
+                raise TrainingError(
+                    f"the weight {name!r} has shape {value.shape} and the model "
+                    f"{tuple(own[name].shape)}"
+                )
+            own[name].copy_(torch.from_numpy(value))
+        if buffers:
+            state = model.state_dict()
+            for name, tensor in buffers_from_bytes(buffers).items():
+                state[name].copy_(tensor)
+
+
+def in_own_types(new: ArrayRecord, template: ArrayRecord) -> ArrayRecord:
+    """Return ``new`` in the types and order of ``template``: FedAdam answers in float64.
+
+    Raises
+    ------
+    TrainingError
+        If a strategy lost or reshaped a weight.
+    """
+    if set(new) != set(template):
+        raise TrainingError("the strategy returned weights of other names than it was given")
+    result = {}
+    for name, old in template.items():
+        array = new[name]
+        if tuple(array.shape) != tuple(old.shape):
+            raise TrainingError(
+                f"the strategy returned {name!r} with shape {tuple(array.shape)} instead of "
+                f"{tuple(old.shape)}"
+            )
+        if array.dtype != old.dtype:
+            array = Array(np.asarray(array.numpy(), dtype=np.dtype(old.dtype)))
+        result[name] = array
+    return ArrayRecord(result)
+
+
+def average_buffers(replies: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return the mean of the clients' buffers, weighted by rows, in the order given.
+
+    Counters and flags (whole numbers, booleans) are averaged too and rounded down, as a
+    ``state_dict`` would cast them.
+
+    Parameters
+    ----------
+    replies : sequence of (rows, safetensors bytes)
+    """
+    parts = [(rows, buffers_from_bytes(data)) for rows, data in replies if data]
+    total = sum(rows for rows, _ in parts)
+    if not parts or total == 0:
+        return b""
+    result: dict[str, Tensor] = {}
+    for name, first in parts[0][1].items():
+        # In double: a running mean in float32 would depend on how clients are grouped.
+        mean = torch.zeros(first.shape, dtype=torch.float64)
+        for rows, buffers in parts:
+            mean += buffers[name].double() * (rows / total)
+        if not first.is_floating_point():
+            mean = torch.floor(mean + 1e-9)  # 3 x 1/3 must be 1
+        result[name] = mean.to(first.dtype)
+    return buffers_to_bytes(result)
+
+
+def state_dict(model: nn.Module, parameters: ArrayRecord, buffers: bytes) -> dict[str, Tensor]:
+    """Return a ``state_dict`` of copies with these parameters and buffers."""
+    load(model, parameters, buffers)
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

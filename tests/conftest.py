@@ -1,0 +1,18 @@
+"""What every test has: a home of its own, one torch thread, no telemetry."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Records and artifacts of the test go to a folder of its own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("FLAUTIM_LAB_HOME", str(folder))
+    return folder
