@@ -85,7 +85,7 @@ def main() -> None:
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
-    help="Where the executed notebook goes.  [default: NAME-executed.ipynb in this folder]",
+    help="A file (.ipynb) or a folder for the executed notebook.  [default: NAME-executed.ipynb]",
 )  # fmt: skip
 @as_json
 def run_notebook(
@@ -107,7 +107,7 @@ def run_notebook(
     try:
         done = execute_notebook(notebook, target, values, progress=_show_cell if shown else None)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; the cells up to here are in {target}", err=True)
+        click.echo(f"\nstopped; the outputs up to here are in {target}", err=True)
         sys.exit(INTERRUPTED_BY_USER)
     finally:
         if shown:

@@ -16,3 +16,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("FLAUTIM_LAB_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """The other core is busy with other tests."""
+    import torch
+
+    torch.set_num_threads(1)

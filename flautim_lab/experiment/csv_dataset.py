@@ -171,7 +171,7 @@ class CSVDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def column(self, name: str) -> NDArray[Any]:
         """Return the raw values of a column, shape (rows,); DatasetError if there is none."""
-        choose(name, self.frame, "column", DatasetError)
+        name = choose(_clean(name), _names(self.frame), "column", DatasetError)
         return self.frame[name].to_numpy()
 
     @functools.cached_property
@@ -183,7 +183,7 @@ class CSVDataset(Dataset[tuple[Tensor, Tensor]]):
         and rows that were dropped do not count.
         """
         digest = hashlib.sha256(json.dumps([len(self.frame), *self.frame]).encode())
-        for _, column in self.frame.items():
+        for column in (self.frame[name] for name in self.frame):
             if _is_number(column):
                 values = column.to_numpy()
                 widened = values.astype("<f8")
@@ -431,7 +431,8 @@ def _reread(values: pd.Series[Any], comma: bool) -> pd.Series[Any]:
     if comma and values.map(lambda value: _matches(_COMMA_NUMBER, value)).all():
         values = values.str.replace(".", "").str.replace(",", ".")
     file = io.StringIO(values.to_csv(index=False, header=["value"]))
-    return pd.read_csv(file, skip_blank_lines=False, low_memory=False, **_EXACT)["value"]
+    read: pd.DataFrame = pd.read_csv(file, skip_blank_lines=False, low_memory=False, **_EXACT)
+    return read["value"]
 
 
 def _has_decimal_commas(column: pd.Series[Any]) -> bool:
@@ -481,18 +482,16 @@ def _check_columns(
 ) -> tuple[str, tuple[str, ...]]:
     target = _clean(target)
     if target not in frame:
-        sentence = unknown(target, frame, "column")
-        if (
-            source.path
-            and sum(_matches(_COMMA_NUMBER, name.replace(".", ",")) for name in frame) > 1
-        ):
+        sentence = unknown(target, _names(frame), "column")
+        numbers = [name for name in _names(frame) if re.fullmatch(r"-?\d+\.\d+(\.\d)?", name)]
+        if source.path and len(numbers) > 1:
             sentence += f" (is the header line of {source.shown} missing?)"
         raise DatasetError(sentence)
     if isinstance(ignore, str) or not isinstance(ignore, Sequence):
         raise DatasetError(
             f"ignore must be a list of columns, for example ignore=['id'], not {ignore!r}"
         )
-    ignored = tuple(choose(_clean(name), frame, "column", DatasetError) for name in ignore)
+    ignored = tuple(choose(_clean(name), _names(frame), "column", DatasetError) for name in ignore)
     if target in ignored:
         raise DatasetError(f"the target {target!r} cannot be ignored; take it out of ignore")
     return target, ignored
@@ -503,13 +502,14 @@ def _rows_to_keep(
 ) -> NDArray[np.bool_]:
     """Return which rows are kept, or raise for values that are missing."""
     gaps = frame.isna().to_numpy()
-    empty = [name for name, gap in zip(frame, gaps.T, strict=True) if gap.all()]
+    gaps_of = dict(zip(_names(frame), gaps.T, strict=True))
+    empty = [name for name, gap in gaps_of.items() if gap.all()]
     if empty:
         raise DatasetError(
             f"{source.shown} has no value at all in {_listed(empty)}; leave that out with "
             f"ignore={empty!r}"
         )
-    found = {name: source.where(gap) for name, gap in zip(frame, gaps.T, strict=True) if gap.any()}
+    found = {name: source.where(gap) for name, gap in gaps_of.items() if gap.any()}
     if target in found and missing != "drop":
         raise DatasetError(
             f"the target {target!r} of {source.shown} is missing in {found[target]}; fill it in, "
@@ -522,7 +522,9 @@ def _rows_to_keep(
             f"{source.shown} has missing values in {', '.join(shown)}{more}; fill them in, or say "
             "missing='drop' or missing='mean'"
         )
-    kept = ~gaps.any(axis=1) if missing == "drop" else np.ones(len(frame), dtype=bool)
+    kept: NDArray[np.bool_] = np.ones(len(frame), dtype=bool)
+    if missing == "drop":
+        kept = np.logical_not(gaps.any(axis=1))
     if not kept.any():
         raise DatasetError(
             f"every row of {source.shown} has a missing value, so missing='drop' leaves none; "
@@ -551,10 +553,12 @@ def _check_values(column: pd.Series[Any], source: _Source, role: str) -> None:
         )
     odd = [i for i, text in enumerate(texts) if not _matches(_COMMA_NUMBER, text.replace(".", ","))]
     if len(texts) - len(odd) > MAX_CLASSES:
-        bad = np.isin(codes, odd) if odd else np.ones(rows, dtype=bool)
+        found = f"numbers with a decimal comma, such as {texts[-1]!r}"
+        if odd:
+            found = f"numbers, but also {texts[odd[0]]!r} ({source.where(np.isin(codes, odd))})"
         raise DatasetError(
-            f"{what} holds numbers, but also {texts[odd[0] if odd else 0]!r} ({source.where(bad)});"
-            f" correct that, or read the file with pandas and give the frame, or {leave}"
+            f"{what} holds {found}; correct that, or read it with pandas.read_csv (na_values, "
+            f"decimal) and give the frame, or {leave}"
         )
     if len(texts) > ID_CATEGORIES and 2 * len(texts) > rows:
         raise DatasetError(
@@ -652,6 +656,10 @@ def _encode_features(
 def _clean(name: Any) -> str:
     """Return text as it is compared: composed letters (a file may have them in parts), stripped."""
     return unicodedata.normalize("NFC", str(name)).strip()
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name in frame.columns]
 
 
 def _matches(pattern: re.Pattern[str], value: Any) -> bool:

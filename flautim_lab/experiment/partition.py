@@ -246,7 +246,10 @@ class BySize(Partition):
         if self.alpha is not None:
             object.__setattr__(self, "alpha", positive(self.alpha, "alpha"))
         if self.sizes is not None:
-            if not isinstance(self.sizes, list | tuple | np.ndarray) or len(self.sizes) == 0:
+            if (
+                not isinstance(self.sizes, list | tuple | range | np.ndarray)
+                or len(self.sizes) == 0
+            ):
                 raise ExperimentError(
                     f"sizes must be a list of numbers, one per client, not {self.sizes!r}; "
                     "for example by_size([3, 2, 1])"
@@ -328,7 +331,7 @@ class ByColumn(Partition):
         if values.dtype.kind == "f" and all(value.is_integer() for value in values.tolist()):
             values = values.astype(np.int64)  # 3.0 is institution 3
         if values.dtype.kind not in "biuf":
-            values = values.astype(str)
+            values = np.array([str(value) for value in values], dtype=object)
         distinct, place = np.unique(values, return_inverse=True)
         return tuple(str(value) for value in distinct), place[found].astype(np.int64)
 

@@ -7,7 +7,6 @@ inputs, newest first, and taken where the compiled code is the object's own.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -108,7 +107,7 @@ def _parse(text: str) -> ast.Module | None:
 
 
 def plain_python(text: str) -> str | None:
-    """Return ``text`` with its ``%magic`` and ``!command`` lines as comments; None if not Python."""
+    """Return ``text`` with ``%magic`` and ``!command`` lines as comments; None if not Python."""
     text = text.replace("\r\n", "\n")
     if parse(text) is not None:
         return text

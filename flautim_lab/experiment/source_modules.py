@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
-import pickle
 import sys
 import sysconfig
 import tokenize
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from flautim_lab.errors import BundleError
-from flautim_lab.experiment.bundle_import import BUNDLE_PREFIX, files_of
-from flautim_lab.experiment.source import agrees
+from flautim_lab.experiment.bundle_import import files_of
+from flautim_lab.experiment.source import BUNDLE_PREFIX, agrees
 from flautim_lab.experiment.source_names import imports
 
 # Wherever it runs from, this package is on every machine that loads a bundle.
@@ -108,8 +108,7 @@ def local_file(name: str, bundle: str = "") -> LocalFile | None:
     module: ModuleType | ModuleSpec | None = sys.modules.get(name) or _spec(name)
     if module is None or name == "__main__" or is_installed(module):
         return None
-    is_spec = isinstance(module, ModuleSpec)
-    file = module.origin if is_spec else getattr(module, "__file__", None)
+    file = module.origin if isinstance(module, ModuleSpec) else getattr(module, "__file__", None)
     if not file:
         return None
     is_package = Path(file).name == "__init__.py"
@@ -141,8 +140,8 @@ def _spec(name: str) -> ModuleSpec | None:
 def check_file(file: LocalFile, module: ModuleType, obj: Any) -> None:
     """Raise where ``file`` was changed after ``obj`` was imported from it."""
     # Only code that Python itself compiled from the file can be compared with it.
-    written = isinstance(getattr(module, "__loader__", None), SourceFileLoader)
-    if written and type(module.__loader__) is SourceFileLoader and not agrees(obj, file.text):
+    by_python = type(getattr(module, "__loader__", None)) is SourceFileLoader
+    if by_python and not agrees(obj, file.text):
         raise BundleError(
             f"`{obj.__qualname__}` is no longer what {file.path} holds, which was changed after "
             "it was imported; restart the kernel, or reload the module"
@@ -171,13 +170,72 @@ def public_home(obj: Any) -> tuple[str, str] | None:
     home = getattr(obj, "__module__", None)
     if not name or "<" in name:
         return None
-    if not isinstance(home, str) or walk(sys.modules.get(home), name) is not obj:
-        home = pickle.whichmodule(obj, name)  # torch.relu knows no module of its own
-        if home == "__main__" or walk(sys.modules.get(home), name) is not obj:
+    if not isinstance(home, str) or not is_reachable(obj):
+        # torch.relu knows no module of its own; the outermost that has it is its home.
+        homes = [key for key, module in list(sys.modules.items()) if walk(module, name) is obj]
+        homes = [key for key in homes if key != "__main__"]
+        if not homes:
             return None
+        home = min(homes, key=lambda key: (key.count("."), key))
     parts = home.split(".")
     for length in range(1, len(parts) + 1):
         outer = ".".join(parts[:length])
         if outer in sys.modules and walk(sys.modules[outer], name) is obj:
             return outer, name
     return None
+
+
+class LocalFiles:
+    """The researcher's own files that go into a bundle, each whole."""
+
+    def __init__(self) -> None:
+        self.by_path: dict[str, LocalFile] = {}
+
+    def copy(self, name: str) -> LocalFile | None:
+        """Copy the file of a local module, what it imports, and the packages around it.
+
+        Returns None, and copies nothing, for any other module.
+        """
+        return self._copy(*split_bundle(name))
+
+    def _copy(self, bundle: str, name: str) -> LocalFile | None:
+        file = local_file(name, bundle)
+        if file is None:
+            return None
+        known = self.by_path.setdefault(file.path, file)
+        if known.text != file.text:
+            raise BundleError(
+                f"two different files are called {file.path}, from the bundles of two runs; "
+                "define one of the two again in a cell"
+            )
+        if known is file:
+            parts = name.split(".")
+            around = [".".join(parts[:length]) for length in range(1, len(parts))]
+            for other in (*around, *file.imports):
+                self._copy(bundle, other)
+        return file
+
+
+def from_library(function: FunctionType) -> bool:
+    """Whether a function comes from an installed package."""
+    module = sys.modules.get(function.__globals__.get("__name__", ""))
+    return module is not None and module.__name__ != "__main__" and is_installed(module)
+
+
+def only_imported(value: Any) -> bool:
+    """Whether ``value`` is an installed module, or a class or function that such a one gives."""
+    if isinstance(value, ModuleType):
+        return is_installed(value)
+    return is_reachable(value) and is_installed(sys.modules[value.__module__])
+
+
+def is_reachable(value: Any) -> bool:
+    """Whether the module that ``value`` names as its own gives it under its name."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module is not None and walk(module, getattr(value, "__qualname__", "")) is value
+
+
+def of_ipython(name: str, value: Any) -> bool:
+    """Whether IPython put its own ``open`` or ``exit`` in the place of Python's."""
+    home = str(getattr(value, "__module__", None) or "")
+    return hasattr(builtins, name) and home.partition(".")[0] == "IPython"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -63,9 +63,8 @@ def uses(definition: Definition) -> list[Use]:
     code = compile(definition.source, "<definition>", "exec", flags, dont_inherit=True)
     found = list(dict.fromkeys(_code_uses(code, early=True)))
     known = {use.name for use in found}
-    for name in dict.fromkeys(_annotation_names(definition.node)):
-        if name not in known and name != definition.name:
-            found.append(Use(name, optional=True))
+    annotated = dict.fromkeys(_annotation_names(definition.node))
+    found += [Use(name, optional=True) for name in annotated if name not in known]
     return [use for use in found if use.name not in OF_EVERY_MODULE]
 
 
@@ -166,7 +165,11 @@ def imported_as(name: str, value: object, trees: list[ast.Module]) -> tuple[str,
 
 
 def check_unchanged(
-    definition: Definition, obj: Any, namespace: Mapping[str, Any], values: set[str]
+    definition: Definition,
+    obj: Any,
+    namespace: Mapping[str, Any],
+    values: set[str],
+    from_library: Callable[[FunctionType], bool],
 ) -> None:
     """Raise where the text of ``definition`` would no longer make ``obj``.
 
@@ -181,6 +184,8 @@ def check_unchanged(
     values : set of str
         Names of plain values that the definition reads while it runs: defaults such as
         ``hidden=hidden``, which keep the value of that time.
+    from_library : callable
+        Whether a function comes from a package, whose own code put it into the class.
 
     Raises
     ------
@@ -188,7 +193,7 @@ def check_unchanged(
         If a method was replaced, or a default was made from a value that has changed since.
     """
     if isinstance(obj, type):
-        _check_methods(definition.node, obj, namespace)
+        _check_methods(definition.node, obj, from_library)
     for where, expression, then in _evaluated_once(definition.node, obj):
         names = {part.id for part in ast.walk(expression) if isinstance(part, ast.Name)}
         if not names & values or not _harmless(expression, values):
@@ -202,15 +207,16 @@ def check_unchanged(
             )
 
 
-def _check_methods(node: ast.AST, cls: type, namespace: Mapping[str, Any]) -> None:
+def _check_methods(node: ast.AST, cls: type, from_library: Callable[[FunctionType], bool]) -> None:
     if not isinstance(node, ast.ClassDef):
         return
     now = class_functions(cls)
-    assigned = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-    defined = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+    defined = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+    # What a decorator or an assignment in the body made of it, it will make of it again.
+    free = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    free |= {name for name, part in defined.items() if part.decorator_list}
     for name, function in now.items():
-        # What a library's decorator or base put there, it will put there again.
-        theirs = function.__globals__ is not namespace or name in assigned or "." in name
+        theirs = from_library(function) or name in free or "." in name
         generated = function.__code__.co_filename.startswith(("<string>", "<attrs"))
         own = function.__code__.co_qualname == f"{cls.__qualname__}.{name}"
         added = name not in defined and bool(node.decorator_list)

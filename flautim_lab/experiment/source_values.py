@@ -75,7 +75,7 @@ def _expression(value: Any, mention: Mention) -> str:
     if value is None or value is Ellipsis or kind in (bool, int, str, bytes):
         return repr(value)
     if kind in (float, complex):
-        return _number(value, mention)
+        return _number(value)
     if kind in (list, tuple, dict, set, frozenset):
         return _container(value, mention)
     if kind is torch.Size:
@@ -112,9 +112,9 @@ def _expression(value: Any, mention: Mention) -> str:
     raise CannotKeepError(a(value))
 
 
-def _number(value: complex, mention: Mention) -> str:
+def _number(value: Any) -> str:
     if isinstance(value, complex):
-        return f"complex({_number(value.real, mention)}, {_number(value.imag, mention)})"
+        return f"complex({_number(value.real)}, {_number(value.imag)})"
     return repr(value) if math.isfinite(value) else f"float({str(value)!r})"
 
 
@@ -123,7 +123,9 @@ def _container(value: Any, mention: Mention) -> str:
         raise CannotKeepError(f"{a(value)} of {len(value)} items")
     try:
         if isinstance(value, dict):
-            pairs = [f"{_expression(k, mention)}: {_expression(v, mention)}" for k, v in value.items()]
+            pairs = [
+                f"{_expression(k, mention)}: {_expression(v, mention)}" for k, v in value.items()
+            ]
             return "{" + ", ".join(pairs) + "}"
         parts = [_expression(item, mention) for item in value]
     except CannotKeepError as inside:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -29,7 +30,9 @@ from flautim_lab.jupyter.static_page import (
     this_cell,
 )
 from flautim_lab.runners.progress import ClientProgress, Progress
-from flautim_lab.runners.run import Run
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
 
 LOOK_SECONDS = 0.5
 SHARE = 0.04

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from IPython.core.getipython import get_ipython
@@ -11,7 +11,9 @@ from IPython.display import display, update_display
 
 from flautim_lab.jupyter import html
 from flautim_lab.runners.progress import Progress
-from flautim_lab.runners.run import Run
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
 
 #: Run id to the cell in which its last page was left.
 _left_in: dict[str, str] = {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flautim_lab.jupyter import html
 from flautim_lab.jupyter.static_page import MimeBundle, draw, mark_left, static_page
 from flautim_lab.runners.progress import Progress
-from flautim_lab.runners.run import Run
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
 
 #: Runs that were waited for in this kernel: their page is shown once.
 _waited_for: set[str] = set()

@@ -82,7 +82,8 @@ def save_model(folder: Path, state_dict: Mapping[str, torch.Tensor]) -> Path:
         if not isinstance(value, torch.Tensor):
             raise RecordsError(
                 f"the entry {name!r} of the model's state_dict is no tensor but of type "
-                f"{type(value).__name__}; register it as a buffer, or leave it out of the state_dict"
+                f"{type(value).__name__}; register it as a buffer, or leave it out of the "
+                "state_dict"
             )
         if name == _RESERVED:
             raise RecordsError(f"an entry of a state_dict cannot be named {name!r}; rename it")

@@ -73,7 +73,8 @@ def execute_notebook(
     path : path
         A Python notebook (``.ipynb``); it is not changed.
     output : path
-        Where the executed notebook goes; written after each cell. A folder keeps the name.
+        Where the executed notebook goes; written after each cell. A path that does not end in
+        ``.ipynb`` is a folder, in which it keeps its name.
     parameters : mapping of str to object, optional
         Values that replace the defaults of the cell tagged ``parameters``. A text is read as the
         type of the default: ``"10"`` for a default of ``20`` becomes ``10``.
@@ -300,7 +301,7 @@ def _read(source: Path) -> Any:
 
 def _output_path(source: Path, output: str | os.PathLike[str]) -> Path:
     target = Path(output).expanduser().resolve()
-    if target.is_dir():
+    if target.is_dir() or target.suffix != ".ipynb":
         target = target / source.name
     if target == source:
         raise NotebookError(

@@ -162,7 +162,9 @@ def test_a_model_with_tied_weights_and_buffers(tmp_path: Path) -> None:
 
 def test_every_kind_of_number_and_shape_bit_for_bit(tmp_path: Path) -> None:
     noise = torch.randint(0, 256, (64,), dtype=torch.uint8, generator=torch.Generator())
-    state = {f"{kind}": (noise % 2).bool() if kind is torch.bool else noise.view(kind) for kind in KINDS}
+    state = {
+        f"{kind}": (noise % 2).bool() if kind is torch.bool else noise.view(kind) for kind in KINDS
+    }
     base = torch.arange(12.0)
     state |= {
         "scalar": torch.tensor(3),
@@ -281,7 +283,5 @@ def test_metrics_as_csv(tmp_path: Path) -> None:
 
 
 def test_no_metrics_as_csv(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {name: [] for name in ("round", "client", "split", "metric", "value")}
-    )
+    frame = pd.DataFrame({name: [] for name in ("round", "client", "split", "metric", "value")})
     assert metrics_csv(tmp_path, frame).read_text() == "round,client,split,metric,value\n"

@@ -220,9 +220,13 @@ def test_a_new_file_that_another_program_holds_is_one_sentence(file: Path) -> No
 def test_a_full_database_is_one_sentence_and_keeps_what_it_has(
     database: Database, file: Path
 ) -> None:
-    with pytest.raises(RecordsError) as refused, database.writing() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count = 1")
-        connection.exec_driver_sql("CREATE TABLE more AS SELECT hex(randomblob(100000))")
+    def write_too_much() -> None:
+        with database.writing() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.exec_driver_sql("CREATE TABLE more AS SELECT hex(randomblob(100000))")
+
+    with pytest.raises(RecordsError) as refused:
+        write_too_much()
     assert str(refused.value) == (
         f"the disk that holds {file} is full; free some space there, "
         "or set FLAUTIM_LAB_HOME to a folder on another disk"

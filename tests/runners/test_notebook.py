@@ -204,8 +204,9 @@ def test_the_notebook_itself_is_never_overwritten(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ipynb", "1")
     before = path.read_bytes()
     message = "the output would overwrite the notebook a.ipynb itself; name another file"
-    with pytest.raises(NotebookError, match=f"^{message}$"):
-        execute_notebook(path, tmp_path)
+    for output in (path, tmp_path):
+        with pytest.raises(NotebookError, match=f"^{message}$"):
+            execute_notebook(path, output)
     assert path.read_bytes() == before
 
 
@@ -235,10 +236,8 @@ def test_executes_with_this_python_in_its_own_folder(
     )
     before = path.read_bytes()
     cells: list[CellStart] = []
-    done = execute_notebook(
-        path, folder / "new" / "out.ipynb", {"rounds": "3"}, progress=cells.append
-    )
-    assert done.path == folder / "new" / "out.ipynb"
+    done = execute_notebook(path, folder / "new", {"rounds": "3"}, progress=cells.append)
+    assert done.path == folder / "new" / "a.ipynb"
     assert done.runs == ()
     rounds, name, executable, pid, data, batch, home = json.loads(text_of(done.path))
     assert (rounds, name, data, batch) == (3, "first", "beside it", "1")

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.message import arrayrecord
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import dp_adaptive_clipping, strategy_utils
 from flwr.supercore import differential_privacy
@@ -86,6 +87,20 @@ def test_noise_is_private_and_threads_do_not_share_it():
     assert not np.array_equal(seen["1-0"], seen["2-0"])
     assert 1.8 < seen["1-0"].std() < 2.2
     assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_records_force_no_collection_inside_a_run(monkeypatch):
+    flower.prepare()
+    assert set(arrayrecord.__dict__["gc"].__class__.__dict__) >= {"collect"}
+    assert "gc.collect()" in inspect.getsource(arrayrecord.ArrayRecord.to_numpy_ndarrays)
+    collected = []
+    monkeypatch.setattr(flower.gc, "collect", lambda: collected.append(1) or 0)
+    record = ArrayRecord([np.ones(3)])
+    with flower.log_to(print):
+        record.to_numpy_ndarrays(keep_input=False)
+    assert collected == []
+    ArrayRecord([np.ones(3)]).to_numpy_ndarrays(keep_input=False)
+    assert collected == [1]
 
 
 def test_a_message_can_be_made_outside_flowers_processes():

@@ -1,0 +1,140 @@
+"""Every notebook is executed as a user would, and must have learned what it says."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+from flautim_lab.records.event import RunStatus
+from flautim_lab.records.store import Records
+from flautim_lab.runners.notebook import execute_notebook, read_parameters
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+
+
+class Outcome:
+    """An executed notebook: its outputs, and the runs it left in the records, oldest first."""
+
+    def __init__(self, path: Path) -> None:
+        self.notebook: Any = nbformat.read(path, as_version=4)
+        self.records = Records.default()
+        self.runs = list(reversed(self.records.runs()))
+
+    def outputs(self) -> list[Any]:
+        return [output for cell in self.notebook.cells for output in cell.get("outputs", [])]
+
+    def pictures(self) -> list[bytes]:
+        data = [output.get("data", {}) for output in self.outputs()]
+        return [base64.b64decode(one["image/png"]) for one in data if "image/png" in one]
+
+    def text(self) -> str:
+        return "".join(output.get("text", "") for output in self.outputs())
+
+    def validation(self, run_id: str, metric: str) -> pd.Series:
+        """Return one value per round, over all clients."""
+        frame = self.records.metrics(run_id)
+        chosen = (frame["split"] == "validation") & (frame["metric"] == metric)
+        return frame[chosen & frame["client"].isna()].set_index("round")["value"]
+
+    def final(self, metric: str) -> dict[str, float]:
+        """Return the last value by the name and kind of the run."""
+        return {f"{run.name}": float(self.validation(run.id, metric).iloc[-1]) for run in self.runs}
+
+
+def numbers_of(pattern: str, text: str) -> list[float]:
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} is not in what the notebook printed:\n{text}"
+    return [float(number) for number in found.groups()]
+
+
+def first_experiment(outcome: Outcome) -> None:
+    assert outcome.final("accuracy")["first experiment"] > 0.8
+
+
+def uneven_clients(outcome: Outcome) -> None:
+    final = outcome.final("accuracy")
+    assert set(final) == {"FedAvg", "FedProx", "FedAdam", "centralized"}
+    # Ten digits: one in ten by chance.
+    assert all(accuracy > 0.5 for accuracy in final.values()), final
+    # The lesson of the notebook: the wall between the clients costs something.
+    assert final["centralized"] == max(final.values())
+    assert final["centralized"] > 0.9
+
+
+def regression(outcome: Outcome) -> None:
+    mae, guess = numbers_of(
+        r"error: ([\d.]+) points; guessing the mean: ([\d.]+) points", outcome.text()
+    )
+    assert mae < 0.85 * guess
+    assert mae == pytest.approx(outcome.final("mae")["diabetes"], abs=0.051)
+
+
+def magics(outcome: Outcome) -> None:
+    assert outcome.final("accuracy")["moons"] > 0.85
+
+
+def connected_vehicles(outcome: Outcome) -> None:
+    [model] = numbers_of(r"took no part: ([\d.]+) kW", outcome.text())
+    [mean] = numbers_of(r"mean of [\d.]+ kW: +([\d.]+) kW", outcome.text())
+    assert model < 0.5 * mean
+    assert outcome.runs[0].clients == 12
+
+
+LEARNED: dict[str, Callable[[Outcome], None]] = {
+    "01_first_experiment": first_experiment,
+    "02_uneven_clients": uneven_clients,
+    "03_regression": regression,
+    "04_magics": magics,
+    "05_connected_vehicles": connected_vehicles,
+}
+
+
+def test_there_are_notebooks_and_each_has_something_to_learn() -> None:
+    assert NAMES
+    assert list(LEARNED) == NAMES
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebook_runs_and_learns(path: Path, tmp_path: Path) -> None:
+    done = execute_notebook(path, tmp_path / path.name, timeout_seconds=300)
+    outcome = Outcome(done.path)
+    assert [output for output in outcome.outputs() if output.output_type == "error"] == []
+    assert [run.id for run in outcome.runs] == list(done.runs)
+    assert outcome.runs
+    for run in outcome.runs:
+        assert (run.status, run.round) == (RunStatus.FINISHED, run.rounds), run.message
+        loss = outcome.validation(run.id, "loss")
+        assert loss.iloc[-1] < loss.iloc[0]
+    assert outcome.pictures()
+    for picture in outcome.pictures():
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 5_000
+    LEARNED[path.stem](outcome)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebook_in_git(path: Path) -> None:
+    notebook: Any = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.outputs for cell in code] == [[]] * len(code)
+    assert [cell.execution_count for cell in code] == [None] * len(code)
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    # One plain assignment per line, the only form that papermill itself understands.
+    statements = ast.parse(tagged[0].source).body
+    assert [type(statement) for statement in statements] == [ast.Assign] * len(statements)
+    parameters = read_parameters(notebook, path.name)
+    assert len(parameters) == len(statements) == len(tagged[0].source.splitlines())
+    assert "seed" in parameters
+    assert None not in parameters.values()

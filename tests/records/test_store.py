@@ -1,0 +1,765 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
+
+from flautim_lab.errors import RecordsError, RunNotFoundError
+from flautim_lab.names import make_run_id
+from flautim_lab.records.event import ALL_CLIENTS, EVENT_KINDS, Event, RunStatus
+from flautim_lab.records.schema import insert_new
+from flautim_lab.records.store import Records
+
+
+@pytest.fixture
+def records(home: Path) -> Iterator[Records]:
+    records = Records()
+    yield records
+    records.close()
+
+
+def create(records: Records, run_id: str = "r1", *, name: str = "iris", **others: Any) -> str:
+    options: dict[str, Any] = {
+        "runner": "local",
+        "rounds": 5,
+        "clients": 3,
+        "settings": {"lr": 0.1},
+        "plan": {"engine": "loop"},
+    }
+    records.create_run(run_id, name=name, **(options | others))
+    return run_id
+
+
+def loss(seq: int, *, round: int = 1, client: int = 0, value: float = 0.5) -> Event:  # noqa: A002
+    return Event(seq, 1.5, "metric", round, client, "train", "loss", value)
+
+
+def refusal(error: type[RecordsError], call: Any, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(error) as refused:
+        call(*arguments, **options)
+    assert refused.value.__cause__ is None
+    return str(refused.value)
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+def test_a_new_run_waits(records: Records) -> None:
+    create(records, "r1", name="Olá 实验", settings={"lr": math.inf}, plan={"engine": "loop"})
+    run = records.run("r1")
+    assert run.created > 0
+    assert dataclasses.replace(run, created=0.0) == type(run)(
+        id="r1",
+        name="Olá 实验",
+        runner="local",
+        status=RunStatus.WAITING,
+        message="",
+        rounds=5,
+        round=0,
+        clients=3,
+        created=0.0,
+        started=None,
+        finished=None,
+        settings={"lr": math.inf},
+        plan={"engine": "loop"},
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+    assert run.seconds == 0.0
+
+
+def test_from_waiting_to_finished(records: Records) -> None:
+    create(records)
+    records.set_status("r1", RunStatus.RUNNING)
+    run = records.run("r1")
+    assert run.status is RunStatus.RUNNING
+    assert run.started is not None
+    assert run.finished is None
+    records.set_round("r1", 4)
+    assert records.run("r1").round == 4
+    records.set_status("r1", "running")
+    assert records.run("r1").started == run.started  # it started once
+    records.set_status("r1", RunStatus.FAILED, message="the loss is not a number")
+    run = records.run("r1")
+    assert (run.status, run.message) == (RunStatus.FAILED, "the loss is not a number")
+    assert run.finished is not None
+    assert run.seconds == pytest.approx(run.finished - (run.started or 0))
+
+
+def test_a_stop_is_asked_for_once_and_stays(records: Records) -> None:
+    create(records)
+    assert records.stop_requested("r1") is False
+    records.request_stop("r1")
+    records.request_stop("r1")
+    assert records.stop_requested("r1") is True
+
+
+def test_two_runs_cannot_have_one_id(records: Records) -> None:
+    create(records, name="first")
+    assert refusal(RecordsError, create, records, name="second") == (
+        "there is a run 'r1' already; give the new one its own id"
+    )
+    assert records.run("r1").name == "first"
+
+
+def test_what_is_no_json_is_one_sentence(records: Records) -> None:
+    assert refusal(RecordsError, create, records, settings={"model": object}) == (
+        "the settings of run 'r1' cannot be kept as JSON: "
+        "Object of type type is not JSON serializable"
+    )
+    assert refusal(RecordsError, create, records, plan={"threads": {1}}) == (
+        "the numerics plan of run 'r1' cannot be kept as JSON: "
+        "Object of type set is not JSON serializable"
+    )
+
+
+def test_an_unknown_status_is_one_sentence(records: Records) -> None:
+    create(records)
+    choices = "choose one of: waiting, running, finished, failed, stopped, interrupted"
+    assert refusal(RecordsError, records.set_status, "r1", "finish") == (
+        f"no status named 'finish'; did you mean 'finished'? {choices}"
+    )
+    assert refusal(RecordsError, records.runs, status="ended") == (
+        f"no status named 'ended'; {choices}"
+    )
+
+
+def test_every_call_for_a_run_that_is_not_there(records: Records) -> None:
+    sentence = (
+        f"no run named 'r2': there is none yet in {records.where}; "
+        "start one with lab.run(experiment)"
+    )
+    calls = [
+        lambda: records.run("r2"),
+        lambda: records.append("r2", [loss(1)]),
+        lambda: records.events("r2"),
+        lambda: records.metrics("r2"),
+        lambda: records.last_seq("r2"),
+        lambda: records.set_status("r2", RunStatus.RUNNING),
+        lambda: records.set_round("r2", 1),
+        lambda: records.heartbeat("r2"),
+        lambda: records.request_stop("r2"),
+        lambda: records.stop_requested("r2"),
+        lambda: records.find("r2"),
+    ]
+    assert {refusal(RunNotFoundError, call) for call in calls} == {sentence}
+
+
+def test_the_runs_newest_first(records: Records) -> None:
+    for number in range(4):
+        create(records, f"r{number}")
+    records.set_status("r1", RunStatus.FINISHED)
+    records.set_status("r2", RunStatus.RUNNING)
+    assert [run.id for run in records.runs()] == ["r3", "r2", "r1", "r0"]
+    assert [run.id for run in records.runs(limit=2)] == ["r3", "r2"]
+    assert [run.id for run in records.runs(status="waiting")] == ["r3", "r0"]
+    assert [run.id for run in records.runs(status="waiting", limit=1)] == ["r3"]
+    assert [run.id for run in records.runs(status=RunStatus.FINISHED)] == ["r1"]
+    assert records.runs(status=RunStatus.INTERRUPTED) == []
+
+
+# --- finding --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(records: Records) -> Records:
+    create(records, "r20261121-iris-aa11", name="Iris, seed 7")
+    create(records, "r20261121-digits-bb22", name="Dígitos")
+    create(records, "r20261122-vehicles-cc33", name="实验 1")
+    return records
+
+
+@pytest.mark.parametrize(
+    ("text", "run_id"),
+    [
+        ("r20261121-iris-aa11", "r20261121-iris-aa11"),
+        ("last", "r20261122-vehicles-cc33"),
+        ("r20261122", "r20261122-vehicles-cc33"),
+        ("r20261121-d", "r20261121-digits-bb22"),
+        ("BB22", "r20261121-digits-bb22"),
+        (" seed 7 ", "r20261121-iris-aa11"),
+        ("实验", "r20261122-vehicles-cc33"),
+        ("dígitos", "r20261121-digits-bb22"),
+        ("Di\u0301gitos", "r20261121-digits-bb22"),  # the accent as a character of its own
+    ],
+)
+def test_finds_a_run_by_what_a_person_types(several: Records, text: str, run_id: str) -> None:
+    assert several.find(text) == run_id
+
+
+def test_a_full_id_is_that_run_even_where_others_begin_with_it(records: Records) -> None:
+    for run_id in ("r1", "r10", "r11"):
+        create(records, run_id)
+    assert records.find("r1") == "r1"
+
+
+def test_several_that_fit_are_listed_newest_first(records: Records) -> None:
+    for number in range(7):
+        create(records, f"r{number}", name="iris")
+    assert refusal(RunNotFoundError, records.find, "iris") == (
+        "'iris' means 7 runs; write more of one id: r6, r5, r4, r3, r2, ..."
+    )
+    create(records, "s1")
+    create(records, "s2")
+    assert refusal(RunNotFoundError, records.find, "s") == (
+        "'s' means 2 runs; write more of one id: s2, s1"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_nothing_means_no_run(several: Records, text: str) -> None:
+    assert refusal(RunNotFoundError, several.find, text) == (
+        "no run named ''; choose one of: "
+        "r20261122-vehicles-cc33, r20261121-digits-bb22, r20261121-iris-aa11"
+    )
+
+
+def test_a_misspelt_run_is_suggested_however_old(several: Records) -> None:
+    for number in range(6):
+        create(several, f"s{number}")
+    assert refusal(RunNotFoundError, several.find, "r20261121-irsi-aa11") == (
+        "no run named 'r20261121-irsi-aa11'; did you mean 'r20261121-iris-aa11'? "
+        "choose one of: r20261121-iris-aa11, s5, s4, s3, s2"
+    )
+
+
+# --- events ---------------------------------------------------------------------------------
+
+
+def test_events_come_back_as_they_were(records: Records) -> None:
+    create(records)
+    written = [
+        Event(1, 10.5, "status", name="running"),
+        Event(2, 11.0, "metric", 1, 0, "train", "loss", 0.1 + 0.2),
+        Event(3, 11.0, "metric", 1, ALL_CLIENTS, "train", "loss", math.inf),
+        Event(4, 12.0, "log", 1, 2, name="warning", text="Olá\n实验 \U0001f680"),
+        Event(5, 12.0, "failure", 1, 2, text="Traceback"),
+        Event(6, 12.0, "resource", 1, 2, name="cpu_seconds", value=0.0),
+        Event(7, 13.0, "round", 1),
+    ]
+    assert records.append("r1", written) == 7
+    assert records.events("r1") == written
+    assert records.events("r1", after=5) == written[5:]
+    assert records.events("r1", after=7) == []
+    assert records.events("r1", kinds=("log", "failure")) == written[3:5]
+    assert records.events("r1", kinds=["metric"], after=2) == [written[2]]
+    assert records.last_seq("r1") == 7
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 5e-324, -1.7976931348623157e308])
+def test_special_values_survive(records: Records, value: float) -> None:
+    create(records)
+    records.append("r1", [loss(1, value=value), Event(2, 0.0, "resource", name="x", value=value)])
+    for event in records.events("r1"):
+        assert isinstance(event.value, float)
+        assert np.array_equal(event.value, value, equal_nan=True)
+    assert np.array_equal(records.metrics("r1")["value"], [value], equal_nan=True)
+
+
+def test_no_value_is_not_nan(records: Records) -> None:
+    create(records)
+    records.append("r1", [Event(1, 0.0, "log", text="x"), Event(2, 0.0, "log", value=math.nan)])
+    nothing, nan = records.events("r1")
+    assert nothing.value is None
+    assert nan.value is not None
+    assert math.isnan(nan.value)
+
+
+def test_numbers_of_numpy_are_numbers(records: Records) -> None:
+    create(records)
+    seq: Any = np.int64(1)
+    client: Any = np.int32(2)
+    value: Any = np.float32(0.5)
+    assert records.append("r1", [loss(seq, client=client, value=value)]) == 1
+    assert records.events("r1") == [loss(1, client=2, value=0.5)]
+
+
+def test_text_that_no_database_stores_is_shown_escaped(records: Records) -> None:
+    create(records)
+    records.append("r1", [Event(1, 0.0, "log", text="file \udcff\0 end")])
+    assert records.events("r1")[0].text == "file \\udcff\\x00 end"
+
+
+def test_what_is_written_twice_is_stored_once(records: Records) -> None:
+    create(records)
+    assert records.append("r1", [loss(1), loss(2, client=1)]) == 2
+    assert records.append("r1", [loss(1), loss(2, client=1), loss(3, client=2)]) == 1
+    # The same metric by another number, as from a writer that began anew.
+    assert records.append("r1", [loss(9, value=7.0), Event(10, 0.0, "log", text="x")]) == 1
+    assert records.append("r1", [loss(11, client=4), loss(12, client=4, value=7.0)]) == 1
+    assert [event.seq for event in records.events("r1")] == [1, 2, 3, 10, 11]
+    assert records.metrics("r1")["value"].tolist() == [0.5] * 4
+    # Only metrics have such a key: a line of a log may come twice.
+    log = Event(20, 0.0, "log", text="x")
+    assert records.append("r1", [log, dataclasses.replace(log, seq=21)]) == 2
+    assert records.append("r1", []) == 0
+
+
+def test_runs_do_not_share_events(records: Records) -> None:
+    create(records, "r1")
+    create(records, "r2")
+    assert records.append("r1", [loss(1, value=1.0)]) == 1
+    assert records.append("r2", [loss(1, value=2.0)]) == 1
+    assert records.events("r1") == [loss(1, value=1.0)]
+    assert records.events("r2") == [loss(1, value=2.0)]
+
+
+def test_a_finished_round_moves_the_run_forward_and_never_back(records: Records) -> None:
+    create(records)
+    records.append("r1", [Event(1, 0.0, "round", 1), Event(2, 0.0, "round", 2)])
+    assert records.run("r1").round == 2
+    records.append("r1", [Event(1, 0.0, "round", 1), loss(3, round=3)])
+    assert records.run("r1").round == 2
+
+
+def test_an_unknown_kind_is_one_sentence_and_nothing_is_stored(records: Records) -> None:
+    create(records)
+    sentence = (
+        "no kind of event named 'metrics'; did you mean 'metric'? "
+        "choose one of: status, metric, log, failure, round, resource"
+    )
+    events = [loss(1), Event(2, 0.0, "metrics")]
+    assert refusal(RecordsError, records.append, "r1", events) == sentence
+    assert refusal(RecordsError, records.events, "r1", kinds=["metrics"]) == sentence
+    assert records.events("r1") == []
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    events=st.lists(
+        st.builds(
+            Event,
+            seq=st.integers(1, 2**63 - 1),
+            time=st.floats(0, 1e11),
+            kind=st.sampled_from([kind for kind in EVENT_KINDS if kind != "metric"]),
+            round=st.integers(0, 10**6),
+            client=st.integers(ALL_CLIENTS, 10**6),
+            split=st.sampled_from(["", "train", "validation"]),
+            name=texts,
+            value=st.none() | st.floats(allow_nan=False),
+            text=texts,
+        ),
+        unique_by=lambda event: event.seq,
+        max_size=8,
+    )
+)
+def test_any_event_comes_back_once(records: Records, events: list[Event]) -> None:
+    run_id = create(records, make_run_id("any"))
+    assert records.append(run_id, events) == len(events)
+    assert records.append(run_id, events) == 0
+    assert records.events(run_id) == sorted(events, key=lambda event: event.seq)
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+def test_the_table_of_metrics(records: Records) -> None:
+    create(records)
+    rows = [
+        (2, 0, "train", "loss", 0.5),
+        (1, 10, "train", "loss", 0.1),
+        (1, 9, "train", "loss", math.nan),
+        (1, ALL_CLIENTS, "train", "loss", 0.3),
+        (1, ALL_CLIENTS, "validation", "accuracy", 0.7),
+        (1, ALL_CLIENTS, "train", "Zeta", 1.0),
+    ]
+    records.append("r1", [Event(i, 0.0, "metric", *row) for i, row in enumerate(rows, start=1)])
+    records.append("r1", [Event(99, 0.0, "resource", 1, 0, name="cpu_seconds", value=3.0)])
+    frame = records.metrics("r1")
+    expected = pd.DataFrame(
+        {
+            "round": np.array([1, 1, 1, 1, 1, 2], dtype=np.int64),
+            "client": pd.array([None, None, 9, 10, None, 0], dtype="Int64"),
+            "split": pd.Series(["train"] * 4 + ["validation", "train"], dtype="str"),
+            "metric": pd.Series(["Zeta", "loss", "loss", "loss", "accuracy", "loss"], dtype="str"),
+            "value": np.array([1.0, 0.3, math.nan, 0.1, 0.7, 0.5]),
+        }
+    )
+    pd.testing.assert_frame_equal(frame, expected)
+
+
+def test_a_run_without_metrics_has_the_same_columns(records: Records) -> None:
+    create(records)
+    empty = records.metrics("r1")
+    records.append("r1", [loss(1)])
+    full = records.metrics("r1")
+    assert len(empty) == 0
+    pd.testing.assert_series_equal(empty.dtypes, full.dtypes)
+
+
+def test_many_metrics(records: Records) -> None:
+    create(records)
+    events = [
+        loss(1 + round * 100 + client, round=round, client=client, value=round + client / 128)
+        for round in range(1, 201)  # noqa: A001
+        for client in range(100)
+    ]
+    assert records.append("r1", events) == 20_000
+    frame = records.metrics("r1")
+    assert len(frame) == 20_000
+    assert frame["round"].is_monotonic_increasing
+    exact = frame["round"] + frame["client"].astype("int64") / 128
+    assert (frame["value"] == exact).all()
+
+
+def test_reading_the_records_loads_neither_pandas_nor_torch() -> None:
+    code = (
+        "import sys\n"
+        "from flautim_lab.records import artifacts, event, home, process, recorder, schema, store\n"
+        "store.Records.default().runs()\n"
+        "heavy = ('pandas', 'torch', 'safetensors', 'flwr')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
+
+
+# --- folders --------------------------------------------------------------------------------
+
+
+def test_the_folder_of_a_run_is_for_its_owner_alone(records: Records, home: Path) -> None:
+    create(records, "实验-1")
+    folder = records.folder("实验-1")
+    assert folder == home / "runs" / "实验-1"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    assert records.folder("实验-1") == folder
+
+
+@pytest.mark.parametrize(
+    ("run_id", "sentence"),
+    [
+        (
+            "../home",
+            "the name '../home' of the run holds a slash; "
+            "use letters, digits, spaces, '-', '_' and '.'",
+        ),
+        ("..", "the name '..' of the run is a folder; choose another"),
+        ("", "the name of the run is empty; give it at least one letter"),
+    ],
+)
+def test_an_id_never_leads_out_of_the_home(records: Records, run_id: str, sentence: str) -> None:
+    assert refusal(RecordsError, records.folder, run_id) == sentence
+    assert refusal(RecordsError, create, records, run_id) == sentence
+
+
+# --- where the records are ------------------------------------------------------------------
+
+
+def test_the_default_is_one_per_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Records.default()
+    assert Records.default() is first
+    assert first.where == str(tmp_path / "home" / "records.db")
+    monkeypatch.setenv("FLAUTIM_LAB_HOME", str(tmp_path / "other"))
+    second = Records.default()
+    assert second.where == str(tmp_path / "other" / "records.db")
+    create(first, "r1")  # it was closed, and opens again
+    assert [run.id for run in first.runs()] == ["r1"]
+    assert second.runs() == []
+
+
+def test_the_address_of_the_environment_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAUTIM_LAB_RECORDS_URL", f"sqlite:///{tmp_path / 'mine.db'}")
+    assert Records.default().where == str(tmp_path / "mine.db")
+    assert Records().where == str(tmp_path / "mine.db")
+    assert Records(f"sqlite:///{tmp_path / 'given.db'}").where == str(tmp_path / "given.db")
+    assert Records().folder("r1") == tmp_path / "home" / "runs" / "r1"
+
+
+def test_trouble_with_the_file_is_said_when_it_is_opened(home: Path) -> None:
+    home.mkdir()
+    (home / "records.db").write_text("notes " * 1000)
+    assert refusal(RecordsError, Records.default) == (
+        f"{home / 'records.db'} is damaged, or is not a database; move it away "
+        "(a new one is made), or set FLAUTIM_LAB_HOME to a folder of its own"
+    )
+
+
+# --- the process that runs it ---------------------------------------------------------------
+
+RUNS_FOR_EVER = """
+import sys
+from flautim_lab.records.event import Event
+from flautim_lab.records.store import Records
+records = Records()
+records.create_run("r1", name="iris", runner="local", rounds=5, clients=1, settings={}, plan={})
+records.set_status("r1", sys.argv[1])
+records.append("r1", [Event(1, 1.0, "round", 1)])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("status", ["running", "waiting"])
+def test_a_run_whose_process_was_killed_is_interrupted(records: Records, status: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNS_FOR_EVER, status],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert (records.run("r1").status, records.run("r1").message) == (status, "")
+        process.kill()
+        process.wait()
+    run = records.run("r1")
+    assert run.status is RunStatus.INTERRUPTED
+    assert run.message == (
+        f"the process that ran it (pid {process.pid} on {socket.gethostname()}) is gone"
+    )
+    assert run.finished is not None  # its last sign of life: the duration does not grow for ever
+    assert run.seconds < 60
+    assert records.runs() == [run]
+    assert records.runs(status="interrupted") == [run]
+    assert records.runs(status=status) == []
+
+
+def test_another_process_with_its_number_does_not_run_it(records: Records) -> None:
+    create(records)
+    records.set_status("r1", RunStatus.RUNNING)
+    with closing(sqlite3.connect(records.where)) as other, other:
+        other.execute("UPDATE runs SET process_started = process_started - 100")
+    run = records.run("r1")
+    assert (run.status, run.pid) == (RunStatus.INTERRUPTED, os.getpid())
+
+
+def test_on_another_host_the_heartbeat_counts(records: Records) -> None:
+    create(records)
+    records.set_status("r1", RunStatus.RUNNING)
+    with closing(sqlite3.connect(records.where)) as other, other:
+        other.execute("UPDATE runs SET host = 'elsewhere', heartbeat = heartbeat - 3600")
+    assert records.run("r1").status is RunStatus.INTERRUPTED
+    records.heartbeat("r1")
+    assert records.run("r1").status is RunStatus.RUNNING
+    with closing(sqlite3.connect(records.where)) as other, other:
+        other.execute("UPDATE runs SET heartbeat = heartbeat - 3600")
+    records.append("r1", [loss(1)])  # an event is a sign of life
+    assert records.run("r1").status is RunStatus.RUNNING
+
+
+def test_an_ended_run_stays_as_it_ended(records: Records) -> None:
+    create(records)
+    records.set_status("r1", RunStatus.FINISHED)
+    with closing(sqlite3.connect(records.where)) as other, other:
+        other.execute("UPDATE runs SET process_started = 0")
+    assert records.run("r1").status is RunStatus.FINISHED
+
+
+def test_whoever_sets_it_running_runs_it(records: Records) -> None:
+    create(records)
+    with closing(sqlite3.connect(records.where)) as other, other:
+        other.execute("UPDATE runs SET process_started = process_started - 100")
+    assert records.run("r1").status is RunStatus.INTERRUPTED
+    records.set_status("r1", RunStatus.RUNNING)
+    assert (records.run("r1").status, records.run("r1").pid) == (RunStatus.RUNNING, os.getpid())
+
+
+# --- several at once ------------------------------------------------------------------------
+
+WRITES_MANY = """
+import sys
+from flautim_lab.records.event import Event
+from flautim_lab.records.store import Records
+own, writer = sys.argv[1], int(sys.argv[2])
+records = Records()
+records.create_run(own, name=own, runner="local", rounds=5, clients=1, settings={}, plan={})
+print("ready", flush=True)
+sys.stdin.readline()
+for start in range(0, 400, 8):
+    batch = range(start, start + 8)
+    # Into its own run, and into one that all of them write to.
+    records.append(own, [Event(1 + i, 0.0, "metric", i, 0, "train", "loss", i) for i in batch])
+    shared = [
+        Event(1 + 1000 * writer + i, 0.0, "metric", i, writer, "train", "loss", i) for i in batch
+    ]
+    shared.append(Event(100_000 + start, 0.0, "metric", start, 99, "train", "loss", start))
+    records.append("shared", shared)
+    records.set_round("shared", start)
+print("done", flush=True)
+"""
+
+
+def test_two_kernels_and_a_command_line_write_at_once(records: Records) -> None:
+    create(records, "shared")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITES_MANY, f"own-{writer}", str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for writer in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        assert writer.communicate() == ("done\n", "")
+    for number in range(3):
+        assert [event.seq for event in records.events(f"own-{number}")] == list(range(1, 401))
+    shared = records.metrics("shared")
+    assert shared.groupby("client")["value"].sum().to_dict() == {
+        0: 79_800.0,
+        1: 79_800.0,
+        2: 79_800.0,
+        99: float(sum(range(0, 400, 8))),  # all three sent these; each is there once
+    }
+    assert len(shared) == 1250
+    with closing(sqlite3.connect(records.where)) as other:
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+WRITES_UNTIL_KILLED = """
+import itertools
+from flautim_lab.records.event import Event
+from flautim_lab.records.store import Records
+records = Records()
+for start in itertools.count(1, 100):
+    records.append("r1", [Event(start + i, 0.0, "log", text="x" * 200) for i in range(100)])
+    print(start, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_half_written(records: Records) -> None:
+    create(records)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITES_UNTIL_KILLED], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(5)]
+        process.kill()
+    events = records.events("r1")
+    assert len(events) >= int(said[-1]) + 99  # what it was told is stored, is stored
+    assert len(events) % 100 == 0
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert records.append("r1", [Event(len(events) + 1, 0.0, "log")]) == 1
+
+
+def test_several_threads_write_at_once(records: Records) -> None:
+    create(records)
+
+    def write(client: int) -> None:
+        for round_number in range(1, 21):
+            seq = client * 100 + round_number
+            records.append("r1", [loss(seq, round=round_number, client=client)])
+            records.events("r1", after=seq - 1)
+
+    threads = [threading.Thread(target=write, args=(client,)) for client in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(records.metrics("r1")) == 80
+
+
+IN_A_FORKED_PROCESS = """
+import os
+from flautim_lab.records.event import Event
+from flautim_lab.records.store import Records
+records = Records.default()
+records.create_run("r1", name="iris", runner="local", rounds=5, clients=1, settings={}, plan={})
+records.append("r1", [Event(1, 0.0, "log")])
+opened = records._database()
+child = os.fork()
+if child == 0:
+    fine = False
+    try:
+        fine = records._database() is not opened and Records.default() is not records
+        for seq in range(2, 200):
+            records.append("r1", [Event(seq, 0.0, "log")])
+    finally:
+        os._exit(0 if fine else 1)
+for seq in range(1000, 1200):
+    records.append("r1", [Event(seq, 0.0, "log")])
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), len(records.events("r1")), records._database() is opened)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which this system lacks")
+def test_a_forked_process_opens_its_own(records: Records) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", IN_A_FORKED_PROCESS], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "0 399 True\n"
+    with closing(sqlite3.connect(records.where)) as other:
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------
+
+
+def test_every_statement_is_one_of_postgresql_too(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[sa.ClauseElement] = []
+    engine = records._database()._engine
+    sa.event.listen(
+        engine, "before_execute", lambda _c, statement, *_rest: statements.append(statement)
+    )
+    # SQLite understands PostgreSQL's ON CONFLICT DO NOTHING: what runs here would run there.
+    monkeypatch.setattr(
+        "flautim_lab.records.store.insert_new",
+        lambda table, _dialect: insert_new(table, "postgresql"),
+    )
+    create(records)
+    assert records.append("r1", [loss(1), Event(2, 0.0, "round", 3)]) == 2
+    assert records.append("r1", [loss(1)]) == 0
+    records.set_status("r1", "running")
+    records.set_round("r1", 2)
+    records.heartbeat("r1")
+    records.request_stop("r1")
+    records.events("r1", after=1, kinds=["log"])
+    records.last_seq("r1")
+    records.metrics("r1")
+    records.runs(status="interrupted", limit=3)
+    records.run(records.find("last"))
+    dialect = postgresql.dialect()
+    written = [" ".join(str(each.compile(dialect=dialect)).split()) for each in statements]
+    assert len(written) >= 14
+    assert {line.split()[0] for line in written} == {"INSERT", "UPDATE", "SELECT"}
+    assert sum("ON CONFLICT DO NOTHING RETURNING" in line for line in written) == 3
+    started = next(line for line in written if line.startswith("UPDATE") and "started=" in line)
+    assert "started=coalesce(runs.started, %(coalesce_1)s" in started
+
+
+def test_settings_are_text_that_any_database_holds(records: Records) -> None:
+    create(records, settings={"name": "Olá 实验", "half": "\udcff"})
+    with closing(sqlite3.connect(records.where)) as other:
+        (text,) = other.execute("SELECT settings FROM runs").fetchone()
+    assert text.isascii()
+    assert json.loads(text) == records.run("r1").settings == {"name": "Olá 实验", "half": "\udcff"}

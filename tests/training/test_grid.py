@@ -1,0 +1,147 @@
+"""The grid inside the process: client order, failures, deadlines, threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flautim_lab.training import flower
+from flautim_lab.training.grid import Deadline, LocalGrid, one_thread
+
+flower.prepare()
+
+
+def grid(answer, clients=4, stopped=lambda: False, **settings):
+    app = ClientApp()
+    deadline = Deadline(stopped)
+
+    @app.train()
+    def train(message, context):
+        return answer(message, context, deadline)
+
+    return LocalGrid(app, clients, deadline, **settings)
+
+
+def ask(clients):
+    content = RecordDict({"config": ConfigRecord({"server-round": 1})})
+    return [Message(content, client, "train") for client in clients]
+
+
+def echo(message, context, deadline):
+    number = context.node_config["partition-id"]
+    time.sleep(0.01 * (4 - number))
+    return Message(RecordDict({"m": MetricRecord({"client": number})}), reply_to=message)
+
+
+def test_answers_come_in_client_order_whatever_the_threads():
+    for workers in (1, 4):
+        here = grid(echo, workers=workers)
+        replies = here.send_and_receive(ask([3, 1, 0, 2]))
+        here.close()
+        assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2, 3]
+        assert [reply.content["m"]["client"] for reply in replies] == [0, 1, 2, 3]
+
+
+def test_a_failure_is_an_answer_with_its_traceback():
+    def fail(message, context, deadline):
+        if context.node_config["partition-id"] == 2:
+            raise KeyError("rows")
+        return echo(message, context, deadline)
+
+    here = grid(fail, workers=2)
+    replies = here.send_and_receive(ask(range(4)))
+    here.close()
+    assert [reply.has_error() for reply in replies] == [False, False, True, False]
+    reason = replies[2].error.reason
+    assert reason.splitlines()[0] == "KeyError: 'rows'"
+    assert "Traceback" in reason
+
+
+def test_late_clients_are_dropped_once_enough_answered():
+    lines = []
+    gone = threading.Event()
+
+    def slow(message, context, deadline):
+        number = context.node_config["partition-id"]
+        if number == 3:
+            try:
+                while True:
+                    deadline.check(number)
+                    time.sleep(0.01)
+            finally:
+                gone.set()
+        return echo(message, context, deadline)
+
+    here = grid(slow, workers=4, enough=2, log=lines.append)
+    replies = here.send_and_receive(ask(range(4)), timeout=0.3)
+    assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2]
+    assert lines == ["late after 0.3 s, their work is dropped: clients 3"]
+    here.close()
+    assert gone.is_set()  # nobody goes on working for a round that is over
+
+
+def test_a_round_waits_past_its_time_for_enough_answers():
+    def slow(message, context, deadline):
+        time.sleep(0.2)
+        return echo(message, context, deadline)
+
+    here = grid(slow, workers=4, enough=4)
+    assert len(here.send_and_receive(ask(range(4)), timeout=0.05)) == 4
+    here.close()
+
+
+def test_a_stop_ends_the_work():
+    stop = threading.Event()
+
+    def endless(message, context, deadline):
+        while True:
+            deadline.check(context.node_config["partition-id"])
+            time.sleep(0.01)
+
+    here = grid(endless, workers=1, stopped=stop.is_set)
+    threading.Timer(0.1, stop.set).start()
+    replies = here.send_and_receive(ask([0, 1]))
+    assert [reply.error.reason for reply in replies] == ["abandoned", "abandoned"]
+
+
+def test_one_client_is_enough_and_push_and_pull_work():
+    here = grid(echo, clients=1)
+    assert list(here.get_node_ids()) == [0]
+    ids = list(here.push_messages(ask([0])))
+    assert len(list(here.pull_messages(ids))) == 1
+    assert list(here.pull_messages(ids)) == []
+    assert here.create_message(RecordDict(), "train", 0, "1").metadata.group_id == "1"
+    here.set_run(here.run)
+
+
+def test_threads_that_do_not_pay_are_given_up(monkeypatch):
+    lines = []
+    here = grid(echo, workers="auto", log=lines.append)
+    here.workers, here._tries = 2, 3
+    here.send_and_receive(ask(range(4)))  # it sleeps: no CPU is used, so threads win nothing
+    here.close()
+    assert here.workers == 1
+    assert lines == ["one thread is as fast as several for this model; clients train in turn"]
+
+
+def test_one_thread_is_for_the_calling_thread_alone():
+    torch.set_num_threads(2)
+    seen = {}
+
+    def worker():
+        one_thread()
+        seen["worker"] = torch.get_num_threads()
+
+    def later():
+        seen["later"] = torch.get_num_threads()
+
+    for target in (worker, later):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+    assert seen == {"worker": 1, "later": 2}
+    assert torch.get_num_threads() == 2
