@@ -47,7 +47,32 @@ _HOMES = {
     "UsageError": "errors",
 }
 
-__all__ = [*_HOMES, "__version__", "load_ipython_extension"]  # noqa: PLE0604
+__all__ = [
+    "BundleError",
+    "CSVDataset",
+    "DatasetError",
+    "Experiment",
+    "ExperimentError",
+    "FlautimError",
+    "ModelError",
+    "NotebookError",
+    "RecordsError",
+    "Run",
+    "RunNotFoundError",
+    "RunStatus",
+    "TrainingError",
+    "UsageError",
+    "__version__",
+    "attach",
+    "by_column",
+    "by_label",
+    "by_size",
+    "compare",
+    "evenly",
+    "load_ipython_extension",
+    "run",
+    "runs",
+]
 
 if TYPE_CHECKING:
     from flautim_lab.errors import (

@@ -33,9 +33,7 @@ class Net(nn.Module):
 class DropoutNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
-        )
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
     def forward(self, x):
         return self.layers(x)
@@ -44,16 +42,15 @@ class DropoutNet(nn.Module):
 class NormNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
-        )
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
     def forward(self, x):
         return self.layers(x)
 
 
 def experiment(model=Net, dataset=None, cls=lab.Experiment, **settings) -> lab.Experiment:
-    defaults = dict(clients=4, rounds=3, batch_size=16, optimizer="Adam", lr=0.01, seed=7)
+    defaults = {"clients": 4, "rounds": 3, "batch_size": 16, "seed": 7}
+    defaults |= {"optimizer": "Adam", "lr": 0.01}
     return cls(iris() if dataset is None else dataset, model, **(defaults | settings))
 
 

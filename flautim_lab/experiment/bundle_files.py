@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from types import MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from flautim_lab.errors import BundleError
@@ -84,7 +84,9 @@ def gather(
     while True:
         gatherer = _Gatherer(cells, taken)
         try:
-            references = {role: gatherer.reference(role, objects[role]) for role in sorted(objects)}
+            # Partials come last: they take a name that nothing else has.
+            roles = sorted(objects, key=lambda r: (isinstance(objects[r], functools.partial), r))
+            references = {role: gatherer.reference(role, objects[role]) for role in roles}
             return gatherer.files(), references
         except _AgainError as again:
             taken |= again.taken
@@ -114,8 +116,9 @@ class _Gatherer:
 
     def _partial(self, role: str, obj: Any) -> str:
         unit = self._unit(vars(sys.modules["__main__"]), "")
-        name = next(x for x in (role, f"make_{role}", f"{role}_") if x not in unit.names)
-        unit.names[name] = obj
+        name = f"make_{role}"
+        while name in unit.names:
+            name += "_"
         try:
             self._value(unit, name, obj)
         except CannotKeepError as error:
@@ -123,6 +126,7 @@ class _Gatherer:
                 f"the {role} is {error}, which cannot be kept as source; "
                 "give a class or a function with plain arguments"
             ) from error
+        unit.names[name] = obj
         return f"{unit.path}:{name}"
 
     def files(self) -> dict[str, str]:
@@ -171,11 +175,12 @@ class _Gatherer:
                 found = self._installed(obj)
             if found:
                 return found
-        if module is not None and is_installed(module) and "<locals>" in inner.__qualname__:
-            function = inner.__qualname__.rpartition(".<locals>.")[0]
+        # exec without a module's name gives "builtins"; that is said better where it is looked for.
+        theirs = module is not None and is_installed(module) and module is not builtins
+        if theirs or not isinstance(inner, type | FunctionType):
             raise BundleError(
-                f"{user} was made by {module.__name__}.{function}, and only what has a name of "
-                "its own can be kept; write a function with def that calls it"
+                f"{user} was made while the program ran and has no name of its own, so it cannot "
+                "be kept as source; write a function with def that makes it"
             )
         return self._typed(obj)
 

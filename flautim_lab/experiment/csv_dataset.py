@@ -44,7 +44,7 @@ _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2}(\d{2})?)([T ].*)?|\d+ days.*"
 )
 # 1.234.567,89 as in Brazil; the dots are optional, but a group of three never starts with 0.
-_COMMA_NUMBER = re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?")
+_COMMA_NUMBER = re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 _ROW_NUMBER = re.compile(r"unnamed: \d+|id|index|row", re.IGNORECASE)
 # Older releases read decimals a last bit off unless told; newer ones are exact and warn.
 _OLD = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
@@ -322,7 +322,13 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, list[str], _Source]:
         )
     if not head.strip():
         raise DatasetError(f"{path.name} is empty; it needs a header line, and rows below it")
-    separator, header = _separator_and_header(head)
+    separator, header, longest = _separator(head)
+    if longest > len(header):
+        # pandas would take the first fields of each row for an index.
+        raise DatasetError(
+            f"{path.name} has {longest} fields in a row, and {count(len(header), 'name')} in its "
+            "header line; name every column"
+        )
     options: dict[str, Any] = _EXACT | {
         "sep": separator,
         "encoding": encoding,
@@ -344,12 +350,6 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, list[str], _Source]:
             f"{path.name} cannot be read as a table: {reason}; correct it, or read it with pandas "
             "and give the frame"
         ) from error
-    if not isinstance(frame.index, pd.RangeIndex) or len(frame.columns) != len(header):
-        # Rows are longer than the header; pandas would take their first fields for an index.
-        raise DatasetError(
-            f"{path.name} has more fields in a row than the {count(len(header), 'name')} in its "
-            "header line; name every column"
-        )
     return frame, header, source
 
 
@@ -366,9 +366,12 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _separator_and_header(head: str) -> tuple[str, list[str]]:
-    """Return the separator that cuts the first lines into equally many fields, and the names."""
-    best: tuple[tuple[bool, int], str, list[str]] = ((False, 0), ",", [])
+def _separator(head: str) -> tuple[str, list[str], int]:
+    """Return the separator that cuts the first lines into equally many fields, as many as it can.
+
+    With it come the names in the header line, and how many fields the row below has.
+    """
+    best: tuple[tuple[bool, int], str, list[str], int] = ((False, 0), ",", [], 0)
     for separator in (",", ";", "\t", "|"):
         text = io.StringIO(head, newline="")
         lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
@@ -376,8 +379,8 @@ def _separator_and_header(head: str) -> tuple[str, list[str]]:
         lengths = {len(record) for record in records}
         score = (len(lengths) == 1 and lengths != {1}, len(records[0]))
         if score > best[0]:
-            best = (score, separator, records[0])
-    return best[1], best[2]
+            best = (score, separator, records[0], len(records[1]) if len(records) > 1 else 0)
+    return best[1:]
 
 
 def _is_blank(fields: list[str]) -> bool:

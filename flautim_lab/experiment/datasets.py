@@ -287,6 +287,6 @@ def _check_finite(values: Tensor, what: str) -> None:
         row = int(bad.int().argmax())
         kind = "NaN" if values[row].isnan().any() else "an infinite value"
         raise DatasetError(
-            f"{what} has {kind} in {count(int(bad.sum()), 'row')}, first in row {row} counted "
-            "from 0; fill such values in, or leave those rows out"
+            f"there is {kind} in {what} ({count(int(bad.sum()), 'row')}, first in row {row} "
+            "counted from 0); fill such values in, or leave those rows out"
         )

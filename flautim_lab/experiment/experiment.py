@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ class Experiment:
     centralized: bool = False
 
     # Derived when it is made; not settings.
+    dataset_class: type | None = dataclasses.field(init=False, default=None)
     info: DatasetInfo = dataclasses.field(init=False)
     client_names: tuple[str, ...] = dataclasses.field(init=False)
     splits: tuple[Rows, ...] = dataclasses.field(init=False)
@@ -282,8 +283,8 @@ class Experiment:
             If a class has no source that can be kept, naming it and the next step.
         """
         objects: dict[str, object] = {"model": self.model}
-        if not isinstance(self.dataset, CSVDataset) and self._dataset_class is not None:
-            objects["dataset"] = self._dataset_class
+        if not isinstance(self.dataset, CSVDataset) and self.dataset_class is not None:
+            objects["dataset"] = self.dataset_class
         if type(self) is not Experiment:
             objects["experiment"] = type(self)
         if callable(self.strategy):
@@ -301,7 +302,7 @@ class Experiment:
         values["partition"] = self.partition.settings()
         if isinstance(self.dataset, CSVDataset):
             values["dataset"] = {"kind": "csv", **self.dataset.settings()}
-        elif self._dataset_class is not None:
+        elif self.dataset_class is not None:
             values["dataset"] = {"kind": "class", "role": "dataset", "name": self.info.name}
         else:
             values["dataset"] = {"kind": "object", "name": type(self.dataset).__name__}
@@ -338,7 +339,7 @@ class Experiment:
                 f"{folder} holds an experiment of another format; use the release that wrote it"
             )
         bundle = Bundle.read(folder / "bundle")
-        maker = bundle.load("experiment") if values.pop("class", None) else Experiment
+        maker: Any = bundle.load("experiment") if values.pop("class", None) else Experiment
         data = values.pop("dataset")
         strategy = values.pop("strategy")
         for what, reference in (("dataset", data), ("strategy", strategy)):
@@ -352,7 +353,7 @@ class Experiment:
             strategy = bundle.load("strategy")
         values.pop("model")
         partition = Partition.from_settings(values.pop("partition"))
-        made: Experiment = maker(  # type: ignore[operator]
+        made: Experiment = maker(
             dataset, bundle.load("model"), partition=partition, strategy=strategy, **values
         )
         return made
@@ -421,7 +422,7 @@ class Experiment:
                 "dataset_args go with a dataset class, and this dataset is made already; "
                 "pass the class, or leave dataset_args out"
             )
-        object.__setattr__(self, "_dataset_class", dataset_class)
+        self._set("dataset_class", dataset_class)
         info = describe(self.dataset)
         self._set("info", info)
         if self.task is None:
@@ -476,8 +477,7 @@ class Experiment:
             asked = self.clients_per_round or clients
             if fewest > asked:
                 raise ExperimentError(
-                    f"min_clients is {fewest} and a round asks {asked} clients; "
-                    f"use at most {asked}"
+                    f"min_clients is {fewest} and a round asks {asked} clients; use at most {asked}"
                 )
 
     def _check_strategy(self) -> None:
@@ -505,8 +505,6 @@ class Experiment:
                 "strategy_args go with a strategy's name; give your strategy its arguments itself"
             )
 
-    _dataset_class = None
-
 
 def _together(splits: tuple[Rows, ...]) -> Rows:
     import numpy as np
@@ -527,5 +525,3 @@ def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
             "restore it, or make the experiment anew"
         )
     return dataset
-
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from flautim_lab.errors import ExperimentError, FlautimError, ModelError
@@ -57,24 +56,19 @@ def check_model(experiment: Experiment) -> ModelFacts:
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if parameters == 0:
         raise ModelError(f"{name} has no parameters to train")
-    facts = {
-        "parameters": parameters,
-        "has_batch_norm": any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
-        ),
-    }
+    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     own_loops = experiment.own_training_loop or experiment.own_validation_loop
     with PrivateRandom(stream(experiment.seed, "check")) as random:
         batch = _small_batch(experiment)
         if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
-            return ModelFacts(draws=True, measured=False, **facts)
+            return ModelFacts(True, False, parameters, has_batch_norm)
         outputs = _outputs(experiment, model, batch, name)
         if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
             _check_outputs(experiment, outputs, batch[1], name)
         if not experiment.own_training_loop:
             _check_loss(experiment, model, batch)
         measured = outputs is not None and _check_metrics(experiment, outputs, batch[1])
-    return ModelFacts(draws=random.draws > 0 or own_loops, measured=measured, **facts)
+    return ModelFacts(random.draws > 0 or own_loops, measured, parameters, has_batch_norm)
 
 
 def _small_batch(experiment: Experiment) -> Any:
@@ -177,9 +171,7 @@ def _check_metrics(experiment: Experiment, outputs: Tensor, targets: Tensor) -> 
         try:
             float(value)
         except (TypeError, ValueError):
-            raise ExperimentError(
-                f"the metric {key!r} must be one number, not {value!r}"
-            ) from None
+            raise ExperimentError(f"the metric {key!r} must be one number, not {value!r}") from None
     return bool(measures)
 
 

@@ -52,7 +52,7 @@ def share(value: Any, name: str) -> float:
     """Return ``value`` as a float of at least 0 and below 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ExperimentError(f"{name} must be a number, not {value!r}")
-    if not 0 <= value < 1:
+    if not 0 <= float(value) < 1:
         raise ExperimentError(f"{name} must be at least 0 and below 1, not {value}")
     return float(value)
 

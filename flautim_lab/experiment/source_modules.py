@@ -60,7 +60,7 @@ def split_bundle(module_name: str) -> tuple[str, str]:
 def is_installed(module: ModuleType | ModuleSpec) -> bool:
     """Whether a module is of the standard library, of a package, or of Flautim Lab itself."""
     name = module.__name__ if isinstance(module, ModuleType) else module.name
-    if name.startswith(BUNDLE_PREFIX):
+    if name.startswith(BUNDLE_PREFIX) or name == "__main__":
         return False
     if name.partition(".")[0] == OWN_PACKAGE:
         return True
@@ -172,6 +172,7 @@ def public_home(obj: Any) -> tuple[str, str] | None:
         return None
     if not isinstance(home, str) or not is_reachable(obj):
         # torch.relu knows no module of its own; the outermost that has it is its home.
+        name = getattr(obj, "__name__", name)
         homes = [key for key, module in list(sys.modules.items()) if walk(module, name) is obj]
         homes = [key for key in homes if key != "__main__"]
         if not homes:
@@ -219,7 +220,7 @@ class LocalFiles:
 def from_library(function: FunctionType) -> bool:
     """Whether a function comes from an installed package."""
     module = sys.modules.get(function.__globals__.get("__name__", ""))
-    return module is not None and module.__name__ != "__main__" and is_installed(module)
+    return module is not None and is_installed(module)
 
 
 def only_imported(value: Any) -> bool:

@@ -13,10 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
 # A longer value is data, which has no place in source.
 MAX_CHARACTERS = 20_000
 
@@ -78,20 +74,8 @@ def _expression(value: Any, mention: Mention) -> str:
         return _number(value)
     if kind in (list, tuple, dict, set, frozenset):
         return _container(value, mention)
-    if kind is torch.Size:
-        return f"{mention(torch)}.Size({list(value)})"
     if isinstance(value, types.ModuleType) or is_definable(value):
         return mention(value)
-    if kind is torch.dtype or kind is torch.layout or kind is torch.memory_format:
-        mention(torch)
-        return repr(value)
-    if kind is torch.device:
-        mention(torch)
-        return f"torch.device({str(value)!r})"
-    if isinstance(value, np.dtype) and value.names is None:
-        return f"{mention(np)}.dtype({value.str!r})"
-    if isinstance(value, np.number | np.bool_):
-        return f"{mention(np)}.{value.dtype.name}({_expression(value.item(), mention)})"
     if isinstance(value, PurePath):
         made_by = Path if isinstance(value, Path) else kind
         return f"{mention(made_by)}({str(value)!r})"
@@ -105,8 +89,8 @@ def _expression(value: Any, mention: Mention) -> str:
         return _call(kind, (), vars(value), mention, partial=False)
     if dataclasses.is_dataclass(value):
         return _dataclass(value, mention)
-    if isinstance(value, nn.Module):
-        return _module(value, mention)
+    if {"torch", "numpy"} & {base.__module__.partition(".")[0] for base in kind.__mro__}:
+        return _of_torch(value, mention)
     if isinstance(value, types.GenericAlias | types.UnionType) or typing.get_origin(value):
         return _generic(value, mention)
     raise CannotKeepError(a(value))
@@ -165,7 +149,28 @@ def _dataclass(value: Any, mention: Mention) -> str:
     return _call(type(value), (), made, mention, partial=False)
 
 
-def _module(value: nn.Module, mention: Mention) -> str:
+def _of_torch(value: Any, mention: Mention) -> str:
+    # Imported here, where such a value shows that it is loaded: reading a bundle needs neither.
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Size):
+        return f"{mention(torch)}.Size({list(value)})"
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        mention(torch)
+        return repr(value)
+    if isinstance(value, torch.device):
+        return f"{mention(torch)}.device({str(value)!r})"
+    if isinstance(value, np.dtype) and value.names is None:
+        return f"{mention(np)}.dtype({value.str!r})"
+    if isinstance(value, np.number | np.bool_):
+        return f"{mention(np)}.{value.dtype.name}({_expression(value.item(), mention)})"
+    if isinstance(value, torch.nn.Module):
+        return _module(value, mention)
+    raise CannotKeepError(a(value))
+
+
+def _module(value: Any, mention: Mention) -> str:
     """Return the call that makes a module without weights again (``nn.CrossEntropyLoss()``)."""
     cls = type(value)
     refused = CannotKeepError(a(value))

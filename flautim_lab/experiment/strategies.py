@@ -170,8 +170,7 @@ def check_strategy(name: str, arguments: Mapping[str, Any], clients_per_round: i
     for key, argument in facts.arguments.items():
         if argument.default is None and not argument.optional and key not in arguments:
             raise ExperimentError(
-                f"{name} needs {key!r} ({argument.check[1]}); "
-                f"write strategy_args={{{key!r}: ...}}"
+                f"{name} needs {key!r} ({argument.check[1]}); write strategy_args={{{key!r}: ...}}"
             )
     needed = facts.fewest_clients(arguments)
     if clients_per_round < needed:

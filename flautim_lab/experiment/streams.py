@@ -44,7 +44,7 @@ def stream(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> t
     return generator
 
 
-class PrivateRandom(TorchDispatchMode):
+class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Redirect every random operator of this thread to ``generator``.
 
     Dropout, noise layers, random augmentation and weight initialization draw from torch's global
@@ -72,7 +72,7 @@ class PrivateRandom(TorchDispatchMode):
     """
 
     def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.generator = generator
         self.draws = 0
         self._of_device: dict[torch.device, torch.Generator] = {

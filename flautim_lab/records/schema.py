@@ -118,7 +118,7 @@ class Database:
     """
 
     def __init__(self, address: str | sa.URL, timeout_seconds: float) -> None:
-        url = _parse(address)
+        self.url = url = _parse(address)
         self._timeout_seconds = timeout_seconds
         self.dialect = url.get_backend_name()
         self.where = url.database or "" if self._is_file else url.render_as_string()
@@ -256,7 +256,8 @@ class Database:
                 f"the disk that holds {self.where} cannot be read or written ({cause}); check that "
                 f"it is there and that your quota is not used up, or {ELSEWHERE} on another disk"
             )
-        return f"the records in {self.where} cannot be used: {_first_line(cause)}"
+        check = "" if self._is_file else "; check the address and that the server runs"
+        return f"the records in {self.where} cannot be used: {_first_line(cause)}{check}"
 
     def _no_space_left(self) -> bool:
         try:

@@ -68,7 +68,7 @@ class Records:
     ) -> None:
         self._home = home()
         file = sa.URL.create("sqlite", database=str(self._home / "records.db"))
-        self._address = url or os.environ.get(URL_VARIABLE) or file
+        self._address: str | sa.URL = url or os.environ.get(URL_VARIABLE) or file
         self._timeout_seconds = busy_timeout_seconds
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, Database] = {}
@@ -265,9 +265,9 @@ class Records:
             If it means none, with the nearest one; or several, with up to five of them.
         """
         names = self._ids_and_names()
-        text = unicodedata.normalize("NFC", text).strip()
-        if text in names:
-            return text
+        for exact in (text, text := unicodedata.normalize("NFC", text).strip()):
+            if exact in names:
+                return exact
         if text == "last" and names:
             return next(iter(names))
         part = text.casefold()
@@ -366,6 +366,7 @@ class Records:
         pid = os.getpid()
         if (database := self._databases.get(pid)) is None:
             database = Database(self._address, self._timeout_seconds)
+            self._address = database.url  # a relative path means the folder of the first time
             # Two threads may come here at once: both go on with the same one.
             database = self._databases.setdefault(pid, database)
         return database
@@ -413,9 +414,10 @@ def _own_mark(now: float) -> dict[str, Any]:
 
 def _checked_id(run_id: str) -> str:
     try:
-        return check_name(run_id, "run")
+        check_name(run_id, "run")
     except ExperimentError as error:
         raise RecordsError(str(error)) from None
+    return run_id
 
 
 def _json(values: Mapping[str, Any], what: str, run_id: str) -> str:

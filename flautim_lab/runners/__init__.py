@@ -1,0 +1,1 @@
+"""WHERE a run executes, and the ``Run`` that every face is given."""

@@ -1,4 +1,4 @@
-"""``lab.run``: write a run to the records and hand it to a runner. The one verb for every runner."""
+"""``lab.run``: write a run to the records and hand it to a runner; the one verb for all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from flautim_lab.records.store import Records
 from flautim_lab.runners.local import LocalExecution
 from flautim_lab.runners.run import Run
 from flautim_lab.training.numerics import make_plan, pick_device
+from flautim_lab.training.strategies import make_strategy
 
 RUNNERS = ("local",)
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
@@ -71,6 +72,7 @@ def run(
         raise ExperimentError(f"workers must be 'auto' or a whole number from 1, not {workers!r}")
     if centralized and not experiment.centralized:
         experiment = experiment.replace(centralized=True)
+    strategy = make_strategy(experiment)
     shown = check_name(name) if name is not None else experiment.name
     records = Records.default()
     run_id = make_run_id(shown)
@@ -91,8 +93,8 @@ def run(
         settings=settings,
         plan=plan.as_dict(),
     )
-    execution = LocalExecution(experiment, records, run_id, workers)
-    started = Run(records, run_id, experiment, execution.stop)
+    execution = LocalExecution(experiment, strategy, records, run_id, workers)
+    started = Run(records, run_id, experiment, execution)
     _live[run_id] = started
     execution.start()
     if os.environ.get(BATCH_VARIABLE):
@@ -108,19 +110,18 @@ class RunList(list[Run]):
         import pandas as pd
 
         columns = ["id", "name", "status", "rounds", "duration", "strategy", "message"]
-        rows = []
-        for record in (run.record for run in self):
-            rows.append(
-                [
-                    record.id,
-                    record.name,
-                    str(record.status),
-                    f"{record.round}/{record.rounds}",
-                    duration(record.seconds),
-                    str(record.settings.get("strategy", "")),
-                    record.message,
-                ]
-            )
+        rows = [
+            [
+                record.id,
+                record.name,
+                str(record.status),
+                f"{record.round}/{record.rounds}",
+                duration(record.seconds),
+                str(record.settings.get("strategy", "")),
+                record.message,
+            ]
+            for record in (run.record for run in self)
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:

@@ -15,8 +15,6 @@ import time
 import traceback
 import weakref
 
-from flwr.app import Context, RecordDict
-
 from flautim_lab.errors import FlautimError, RecordsError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.records.artifacts import save_model
@@ -27,8 +25,8 @@ from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
 from flautim_lab.training.numerics import pick_device
-from flautim_lab.training.server_app import Server, Stopped, make_server_app
-from flautim_lab.training.strategies import client_mods, make_strategy
+from flautim_lab.training.server_app import Server, Stopped, serve
+from flautim_lab.training.strategies import Strategy, client_mods
 
 LOOK_SECONDS = 0.25  # how often a stop that comes from another process is looked for
 HEARTBEAT_SECONDS = 5.0
@@ -43,6 +41,8 @@ class LocalExecution:
     Parameters
     ----------
     experiment : Experiment
+    strategy : Strategy
+        Made for this run alone.
     records : Records
     run_id : str
         A run that ``records`` already holds.
@@ -51,7 +51,12 @@ class LocalExecution:
     """
 
     def __init__(
-        self, experiment: Experiment, records: Records, run_id: str, workers: int | str
+        self,
+        experiment: Experiment,
+        strategy: Strategy,
+        records: Records,
+        run_id: str,
+        workers: int | str,
     ) -> None:
         self._experiment = experiment
         self._records = records
@@ -59,10 +64,8 @@ class LocalExecution:
         self._workers = workers
         self._stop = threading.Event()
         self._abandoned = ""  # why, when the kernel ends before the run
-        self._done = threading.Event()
-        # Made here, so that a wrong strategy is an error in the cell that runs it.
-        flower.prepare()
-        self._strategy = make_strategy(experiment)
+        self.done = threading.Event()
+        self._strategy = strategy
         self._recorder = Recorder(records, run_id)
         self._thread = threading.Thread(target=self._execute, name=f"flautim-{run_id}", daemon=True)
         self._pulse = threading.Thread(target=self._beat, name=f"pulse-{run_id}", daemon=True)
@@ -81,7 +84,7 @@ class LocalExecution:
         """End because the kernel ends; what is recorded stays."""
         self._abandoned = reason
         self._stop.set()
-        self._done.wait(GOODBYE_SECONDS)
+        self.done.wait(GOODBYE_SECONDS)
 
     # --- in the run's own threads ---------------------------------------------------------
 
@@ -116,9 +119,8 @@ class LocalExecution:
             enough=experiment.enough_answers,
             log=self._log,
         )
-        context = Context(flower.RUN_NUMBER, flower.SERVER_NODE, {}, RecordDict(), {})
         try:
-            make_server_app(server)(grid, context)
+            serve(server, grid)
         except Stopped:
             status, message = RunStatus.STOPPED, f"stopped after round {server.state.round}"
             if self._abandoned:
@@ -142,13 +144,13 @@ class LocalExecution:
             # The records are where the run would have said it; the kernel's log is what is left.
             sys.stderr.write(f"flautim-lab: run {self._run_id} {status}: {message or error}\n")
         finally:
-            self._done.set()
+            self.done.set()
             _going.discard(self)
 
     def _beat(self) -> None:
         """Show that the run is alive, and look for a stop that another process asked for."""
         last = 0.0
-        while not self._done.wait(LOOK_SECONDS):
+        while not self.done.wait(LOOK_SECONDS):
             with contextlib.suppress(RecordsError):  # the next look may find them again
                 self._recorder.tick()
                 if time.monotonic() - last >= HEARTBEAT_SECONDS:

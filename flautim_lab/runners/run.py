@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from flautim_lab.errors import BundleError, RecordsError, TrainingError
 from flautim_lab.experiment.bundle import Bundle
@@ -35,6 +35,15 @@ DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
 LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
 
 
+class Execution(Protocol):
+    """A run that executes in this process."""
+
+    done: threading.Event
+
+    def stop(self) -> None:
+        """Ask it to end with its next batch."""
+
+
 class Run:
     """One execution of an experiment.
 
@@ -50,8 +59,9 @@ class Run:
         Which run.
     experiment : Experiment, optional
         The live experiment, where this kernel has it.
-    ask_stop : callable, optional
-        Tells the runner in this process to stop at once, without waiting for the records.
+    here : Execution, optional
+        The run itself, where it executes in this process: it hears a stop at once, and wakes
+        whoever waits for its end.
     """
 
     #: Made into observers by :meth:`wait` when no view of the run is shown (see ``jupyter/``).
@@ -62,12 +72,12 @@ class Run:
         records: Records,
         run_id: str,
         experiment: Experiment | None = None,
-        ask_stop: Callable[[], None] | None = None,
+        here: Execution | None = None,
     ) -> None:
         self._records = records
         self._id = run_id
         self._experiment = experiment
-        self._ask_stop = ask_stop
+        self._here = here
         self._follower = Follower()
         self._read_lock = threading.Lock()
         #: Called by :meth:`wait` in the waiting thread, about twice a second and at the end.
@@ -216,8 +226,8 @@ class Run:
         """Ask the run to stop; it ends with its next batch and keeps its last whole round."""
         if not self.status.ended:
             self._records.request_stop(self._id)
-            if self._ask_stop is not None:
-                self._ask_stop()
+            if self._here is not None:
+                self._here.stop()
         return self
 
     def logs(self, client: int | None = None, last: int | None = None) -> str:
@@ -348,7 +358,10 @@ class Run:
         )
 
     def _pause(self, seconds: float) -> None:
-        time.sleep(max(seconds, 0.0))
+        if self._here is not None:
+            self._here.done.wait(max(seconds, 0.0))
+        else:
+            time.sleep(max(seconds, 0.0))
 
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:

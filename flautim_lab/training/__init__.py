@@ -1,0 +1,1 @@
+"""HOW a run learns: the sole importer of Flower."""

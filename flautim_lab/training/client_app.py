@@ -226,7 +226,7 @@ def add_proximal_term(experiment: Experiment, model: nn.Module, mu: float) -> No
             def hook(gradient: Tensor, now: Tensor = parameter, start: Tensor = start) -> Tensor:
                 return gradient + mu * (now.detach() - start)
 
-            parameter.register_hook(hook)
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def as_measures(result: Any, loop: str) -> dict[str, float]:

@@ -7,8 +7,8 @@ Flower's public API has no way to do these things; each name used here is held b
 - Flower draws the clients of a round from the global ``random`` module, and the noise of
   differential privacy from the global ``numpy.random``. A run must neither read nor move the
   researcher's global streams, and two runs in one kernel must not share one.
-- ``ArrayRecord`` calls ``gc.collect()`` for every answer that QFedAvg or Bulyan reads, 0.1 s and more
-  each in a kernel with torch loaded.
+- ``ArrayRecord`` calls ``gc.collect()`` for every answer that QFedAvg or Bulyan reads, a tenth of
+  a second and more each in a kernel with torch loaded.
 - Flower logs to the console from whatever thread it runs in, which would print into a notebook.
 """
 
@@ -89,12 +89,14 @@ class _ToRunLog(logging.Filter):
 
 def prepare() -> None:
     """Make Flower ready to run inside this process; calling it twice changes nothing."""
-    if not isinstance(strategy_utils.random, _Redirected):  # type: ignore[attr-defined]
-        strategy_utils.random = _Redirected(random, _choices)  # type: ignore[attr-defined]
-        numpy: Any = _NumPy()
-        differential_privacy.np = numpy
-        dp_adaptive_clipping.np = numpy
-        arrayrecord.gc = _Collector()  # type: ignore[attr-defined]
+    utils: Any = strategy_utils
+    if not isinstance(utils.random, _Redirected):
+        utils.random = _Redirected(random, _choices)
+        module: Any
+        for module in (differential_privacy, dp_adaptive_clipping):
+            module.np = _NumPy()
+        module = arrayrecord
+        module.gc = _Collector()
         FLOWER_LOGGER.addFilter(_ToRunLog())
     try:
         _ = TaskIdentity.task_id

@@ -213,7 +213,7 @@ class LocalGrid(Grid):
                 if len(futures) - len(pending) >= self._enough:
                     break
                 left = None  # not enough yet: wait for the next one, however long it takes
-            done, pending = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
+            _, pending = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
         for future in pending:
             future.cancel()
         if pending:

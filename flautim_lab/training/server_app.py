@@ -1,8 +1,8 @@
 """The server's side: Flower's ``ServerApp``, which drives a strategy round by round.
 
-The loop is ours and the steps are Flower's own, in ``Strategy.start``'s order: ``configure_train``,
-``aggregate_train``, ``configure_evaluate``, ``aggregate_evaluate``. ``start`` itself cannot begin at
-round k, cannot stop between rounds, and gives its result only at the end.
+The loop is ours and the steps are Flower's own, in ``Strategy.start``'s order:
+``configure_train``, ``aggregate_train``, ``configure_evaluate``, ``aggregate_evaluate``. ``start``
+itself cannot begin at round k, cannot stop between rounds, and gives its result only at the end.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Server:
         answers = self._ask(grid, messages, round_number, "train")
         # Read first: some strategies empty the records while they aggregate.
         losses = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
-        buffers = [(rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)]
+        buffers = [
+            (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
+        ]
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
                 new, _ = strategy.aggregate_train(round_number, answers)
@@ -249,6 +251,12 @@ def make_server_app(server: Server) -> ServerApp:
         server.run(grid)
 
     return app
+
+
+def serve(server: Server, grid: Grid) -> None:
+    """Run a server's ServerApp on a grid in this process; see :meth:`Server.run` for its errors."""
+    context = Context(flower.RUN_NUMBER, flower.SERVER_NODE, {}, RecordDict(), {})
+    make_server_app(server)(grid, context)
 
 
 def _good(answers: Sequence[Message]) -> list[Message]:

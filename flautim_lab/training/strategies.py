@@ -14,6 +14,9 @@ from flwr.serverapp.strategy import Strategy
 from flautim_lab.errors import ExperimentError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.strategies import STRATEGIES
+from flautim_lab.training import flower as flower_inside
+
+__all__ = ["Strategy", "client_mods", "make_strategy"]
 
 _CLIPPING: Mapping[type[Strategy], Mod] = {
     flower.DifferentialPrivacyClientSideFixedClipping: fixedclipping_mod,
@@ -33,6 +36,7 @@ def make_strategy(experiment: Experiment) -> Strategy:
         If the researcher's strategy is none of Flower's Message API, runs its rounds itself, or
         would wait for more clients than there are.
     """
+    flower_inside.prepare()
     if experiment.centralized:
         return _by_name("FedAvg", {}, experiment)
     chosen = experiment.strategy

@@ -42,7 +42,10 @@ def refuses(sentence: str, error=lab.ExperimentError, **settings) -> None:
             "clients_per_round is 9 and there are 4 clients; use at most 4",
         ),
         ({"min_clients": 5}, "min_clients is 5 and a round asks 4 clients; use at most 4"),
-        ({"device": "tpu"}, "no device named 'tpu'; did you mean 'cpu'? choose one of: auto, cpu, cuda"),
+        (
+            {"device": "tpu"},
+            "no device named 'tpu'; did you mean 'cpu'? choose one of: auto, cpu, cuda",
+        ),
         ({"task": "ranking"}, "no task named 'ranking'; choose one of: classification, regression"),
         ({"model_args": [1]}, "model_args must be a dict like {'name': value}, not [1]"),
         (
@@ -55,8 +58,11 @@ def refuses(sentence: str, error=lab.ExperimentError, **settings) -> None:
             "partition must be lab.evenly(), lab.by_label(alpha=...), lab.by_size(...) or "
             "lab.by_column(name), not 'evenly'",
         ),
-        ({"name": "a/b"}, "the name 'a/b' of the experiment holds a slash; "
-                          "use letters, digits, spaces, '-', '_' and '.'"),
+        (
+            {"name": "a/b"},
+            "the name 'a/b' of the experiment holds a slash; "
+            "use letters, digits, spaces, '-', '_' and '.'",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings, sentence):
@@ -65,7 +71,11 @@ def test_a_wrong_setting_is_one_sentence(settings, sentence):
 
 def test_unknown_names_get_a_suggestion():
     for setting, value, hint in [
-        ("strategy", "FedAvgg", "no strategy named 'FedAvgg'; did you mean 'FedAvg'? choose one of: "),
+        (
+            "strategy",
+            "FedAvgg",
+            "no strategy named 'FedAvgg'; did you mean 'FedAvg'? choose one of: ",
+        ),
         ("optimizer", "adam", "no optimizer named 'adam'; did you mean 'Adam'? choose one of: "),
     ]:
         with pytest.raises(lab.ExperimentError, match=re.escape(hint)):
@@ -86,8 +96,11 @@ def test_unknown_names_get_a_suggestion():
             "no argument of FedProx named 'mu'; choose one of: proximal_mu",
         ),
         ("FedProx", {"proximal_mu": -1}, "proximal_mu of FedProx must be at least 0, not -1"),
-        ("Krum", {"num_malicious_nodes": 1.5},
-         "num_malicious_nodes of Krum must be a whole number at least 0, not 1.5"),
+        (
+            "Krum",
+            {"num_malicious_nodes": 1.5},
+            "num_malicious_nodes of Krum must be a whole number at least 0, not 1.5",
+        ),
         (
             "Bulyan",
             {"num_malicious_nodes": 1},
@@ -166,7 +179,9 @@ def test_a_model_that_does_not_fit_is_refused(model, sentence):
 
 
 def test_a_model_that_is_made_already_is_refused():
-    refuses("give the class Net, not a model that is made already: Net", lab.ModelError, model=Net())
+    refuses(
+        "give the class Net, not a model that is made already: Net", lab.ModelError, model=Net()
+    )
 
 
 def test_model_arguments():
@@ -222,7 +237,9 @@ def test_it_is_frozen():
     with pytest.raises(AttributeError):
         made.rounds = 5
     assert made.replace(rounds=5).rounds == 5
-    with pytest.raises(lab.ExperimentError, match="no setting named 'round'; did you mean 'rounds'"):
+    with pytest.raises(
+        lab.ExperimentError, match="no setting named 'round'; did you mean 'rounds'"
+    ):
         made.replace(round=5)
 
 

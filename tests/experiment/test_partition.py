@@ -23,7 +23,6 @@ from flautim_lab.experiment.partition import (
 )
 from flautim_lab.experiment.streams import numpy_stream
 
-
 quick = settings(max_examples=60, deadline=None)
 
 

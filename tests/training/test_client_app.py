@@ -63,7 +63,9 @@ def test_our_loop_is_the_plain_loop_of_pytorch():
             loss.backward()
             optimizer.step()
             losses += [loss.item()] * len(bx)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True)
+    )
     assert result["loss"] == pytest.approx(sum(losses) / len(losses))
 
 
@@ -82,5 +84,7 @@ def test_what_a_loop_may_return(result):
 
 @pytest.mark.parametrize("result", [None, {"f1": 1.0}, True, {"loss": "low"}, {"loss": [1, 2]}])
 def test_what_a_loop_may_not_return(result):
-    with pytest.raises(TrainingError, match="^validation_loop (must return its loss|returned some)"):
+    with pytest.raises(
+        TrainingError, match=r"^validation_loop (must return its loss|returned some)"
+    ):
         as_measures(result, "validation_loop")

@@ -80,7 +80,9 @@ def test_noise_is_private_and_threads_do_not_share_it():
             differential_privacy.add_gaussian_noise_inplace([array], 2.0)
             seen[threading.current_thread().name] = array
 
-    threads = [threading.Thread(target=draw, args=(k,), name=f"{k}-{n}") for k in (1, 2) for n in (0, 1)]
+    threads = [
+        threading.Thread(target=draw, args=(k,), name=f"{k}-{n}") for k in (1, 2) for n in (0, 1)
+    ]
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert np.array_equal(seen["1-0"], seen["1-1"])

@@ -64,8 +64,10 @@ def test_weights_of_another_model_are_refused():
 
 
 def test_buffers_are_averaged_by_rows():
-    parts = [(1, {"mean": torch.tensor([0.0, 4.0]), "seen": torch.tensor(3)}),
-             (3, {"mean": torch.tensor([4.0, 0.0]), "seen": torch.tensor(3)})]
+    parts = [
+        (1, {"mean": torch.tensor([0.0, 4.0]), "seen": torch.tensor(3)}),
+        (3, {"mean": torch.tensor([4.0, 0.0]), "seen": torch.tensor(3)}),
+    ]
     data = weights.average_buffers([(n, weights.buffers_to_bytes(b)) for n, b in parts])
     mean = weights.buffers_from_bytes(data)
     assert mean["mean"].tolist() == [3.0, 1.0]
