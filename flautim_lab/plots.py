@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
 
 from flautim_lab.errors import UsageError
@@ -77,6 +77,7 @@ def plot_metrics(
     metric: str | Sequence[str] = "loss",
     rounds: int | None = None,
     title: str = "",
+    onto: Plot | None = None,
 ) -> Plot:
     """Draw one metric, or several side by side, over the rounds.
 
@@ -95,6 +96,9 @@ def plot_metrics(
         How many rounds there will be, so that the axis does not grow while a run is going on.
     title : str
         Stands above the panels.
+    onto : Plot, optional
+        What an earlier call returned, to be drawn anew: cheaper than a new one, where the same
+        metrics are drawn again and again.
 
     Returns
     -------
@@ -117,24 +121,21 @@ def plot_metrics(
             raise UsageError(unknown(name, known, "metric"))
 
     compared = len(curves) > 1
-    figure = Plot(dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    figure = _blank(metrics) if onto is None else _wiped(onto, metrics)
     legend: dict[str, Line2D] = {}
-    for panel, name in zip(panels, metrics, strict=True):
-        _style(panel, name)
+    for panel, name in zip(figure.axes, metrics, strict=True):
         _limit_rounds(panel, curves, name, rounds)
         if compared:
             legend |= _draw_compared(panel, curves, name)
         else:
             legend |= _draw_alone(panel, next(iter(curves.values())), name)
         _limit_values(panel)
-    _arrange(figure, list(panels), legend, title=title, beside=compared)
+    _arrange(figure, legend, title=title, beside=compared)
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return ``figure`` as PNG at twice its own resolution, for sharp lines on any screen.
+def to_png(figure: Figure, scale: float = 2.0) -> bytes:
+    """Return ``figure`` as PNG, by default at twice its own resolution: sharp on any screen.
 
     With a palette of 256 colours, which is all that lines and letters need: a fourth of the bytes,
     in every message to a browser and in every saved notebook.
@@ -142,13 +143,14 @@ def to_png(figure: Figure) -> bytes:
     shown_on, dpi = figure.canvas, figure.dpi
     canvas: Any = FigureCanvasAgg(figure)  # its methods ship no types
     try:
-        figure.dpi = 2 * dpi
+        figure.dpi = scale * dpi
         canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+        size = canvas.get_width_height(physical=True)
+        picture = Image.frombuffer("RGBA", size, canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
     finally:
         figure.dpi = dpi
         figure.set_canvas(shown_on)
-    picture = Image.fromarray(pixels).quantize(
+    picture = picture.convert("RGB").quantize(
         256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
     )
     # The octree ends at 254; white is to be white.
@@ -156,6 +158,31 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def _blank(metrics: Sequence[str]) -> Plot:
+    """Return a figure with an empty panel per metric."""
+    figure = Plot(dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    for panel, name in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
+        _style(panel, name)
+    return figure
+
+
+def _wiped(figure: Plot, metrics: Sequence[str]) -> Plot:
+    """Return ``figure`` without what was drawn; a new one if its panels are other metrics."""
+    if [panel.get_title(loc="left") for panel in figure.axes] != [*map(_plain, metrics)]:
+        return _blank(metrics)
+    for panel in figure.axes:
+        for artist in (*panel.lines, *panel.collections, *panel.texts):
+            artist.remove()
+        panel.yaxis.set_major_locator(_value_ticks())
+        panel.yaxis.set_major_formatter(ScalarFormatter())
+    for artist in (*figure.legends, *figure.texts):
+        artist.remove()
+    return figure
 
 
 def _draw_alone(panel: Axes, frame: pd.DataFrame, metric: str) -> dict[str, Line2D]:
@@ -249,8 +276,12 @@ def _style(panel: Axes, metric: str) -> None:
     for side in ("left", "bottom"):
         panel.spines[side].set_color("#c4c9cf")
     panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    panel.yaxis.set_major_locator(_value_ticks())
     panel.margins(x=0.02, y=0.08)
+
+
+def _value_ticks() -> MaxNLocator:
+    return MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
 
 
 def _limit_rounds(
@@ -295,7 +326,6 @@ def _tick_labels(ticks: Sequence[float]) -> list[str]:
 
 def _arrange(
     figure: Figure,
-    panels: list[Axes],
     drawn: dict[str, Line2D],
     *,
     title: str,
@@ -306,6 +336,7 @@ def _arrange(
     By hand, in inches: matplotlib's own layout engine draws everything twice to measure it, and
     this is drawn again and again beside a running training.
     """
+    panels = figure.axes
     labels = [label.get_text() for panel in panels for label in panel.get_yticklabels()]
     left = 0.18 + 0.07 * max(map(len, labels), default=0)
     wide, high = (4.0 if len(panels) > 1 else 5.9), 2.25

@@ -581,7 +581,9 @@ def _check_values(column: pd.Series[Any], source: _Source, role: str) -> None:
 def _gaps_in_whole_numbers(column: pd.Series[Any]) -> bool:
     """Whether whole numbers were read as floats only because some are missing."""
     values = column.dropna()
-    return _is_number(column) and len(values) < len(column) and bool((values % 1 == 0).all())
+    if not _is_number(column) or len(values) == len(column):
+        return False
+    return bool(((values % 1 == 0) & (values.abs() < 2**53)).all())
 
 
 def _infer_task(values: pd.Series[Any]) -> str:

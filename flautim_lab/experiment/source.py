@@ -153,6 +153,7 @@ def _inside_magic(text: str) -> str:
 
 
 def _text_of(filename: str, namespace: Mapping[str, Any]) -> str:
+    linecache.checkcache(filename)
     module = {key: namespace.get(key) for key in ("__name__", "__loader__", "__spec__")}
     return "".join(linecache.getlines(filename, module)).replace("\r\n", "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import os
 import sys
 import sysconfig
 import tokenize
@@ -21,6 +22,9 @@ from flautim_lab.experiment.source_names import imports
 
 # Wherever it runs from, this package is on every machine that loads a bundle.
 OWN_PACKAGE = "flautim_lab"
+
+# sysconfig may know the standard library by another path, through a link.
+_STDLIB = Path(os.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def _in_library(place: str) -> bool:
     path = Path(place).absolute()
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
-    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), _STDLIB)
     return any(path.is_relative_to(library) for library in libraries)
 
 
@@ -105,8 +109,10 @@ def local_file(name: str, bundle: str = "") -> LocalFile | None:
         files = files_of(bundle)
         paths = (f"{stem}/__init__.py", f"{stem}.py")
         return next((LocalFile(name, path, files[path]) for path in paths if path in files), None)
+    if name.partition(".")[0] in (OWN_PACKAGE, "__main__"):
+        return None
     module: ModuleType | ModuleSpec | None = sys.modules.get(name) or _spec(name)
-    if module is None or name == "__main__" or is_installed(module):
+    if module is None or is_installed(module):
         return None
     file = module.origin if isinstance(module, ModuleSpec) else getattr(module, "__file__", None)
     if not file:
@@ -126,15 +132,14 @@ def local_file(name: str, bundle: str = "") -> LocalFile | None:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    parent, _, _ = name.rpartition(".")
+    """Find a module that is not loaded; unlike importlib's, without loading its package."""
+    parent, _, last = name.rpartition(".")
     if not parent:
         return PathFinder.find_spec(name)
-    outer = sys.modules.get(parent)
-    path = getattr(outer, "__path__", None)
-    if outer is None:
-        spec = _spec(parent)
-        path = spec.submodule_search_locations if spec else None
-    return PathFinder.find_spec(name, list(path)) if path is not None else None
+    outer = sys.modules.get(parent) or _spec(parent)
+    path = getattr(outer, "submodule_search_locations", None) or getattr(outer, "__path__", None)
+    # By its last part alone: for a dotted name the finder asks for the loaded package.
+    return PathFinder.find_spec(last, list(path)) if path else None
 
 
 def check_file(file: LocalFile, module: ModuleType, obj: Any) -> None:

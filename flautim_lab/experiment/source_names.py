@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def uses(definition: Definition) -> list[Use]:
 
 def _code_uses(code: CodeType, *, early: bool) -> Iterator[Use]:
     # A function decides at compile time what is local; a class body or module does as it runs.
-    as_it_runs = not code.co_flags & 0x1  # CO_OPTIMIZED
+    as_it_runs = not code.co_flags & inspect.CO_OPTIMIZED or _is_generic(code)
     optional = code.co_name == "__annotate__"  # Python 3.14: run only when somebody asks
     stored: set[str] = set()
     instructions = list(dis.get_instructions(code))
@@ -92,8 +93,14 @@ def _code_uses(code: CodeType, *, early: bool) -> Iterator[Use]:
 
 def _runs_at_once(code: CodeType) -> bool:
     """Whether code inside a class body or module runs with it: a class, a comprehension."""
-    is_class = not code.co_flags & 0x1
-    return is_class or code.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+    is_class = not code.co_flags & inspect.CO_OPTIMIZED
+    comprehensions = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+    return is_class or code.co_name in comprehensions or _is_generic(code)
+
+
+def _is_generic(code: CodeType) -> bool:
+    """Whether code is what Python 3.12 wraps around ``class Net[T]``."""
+    return code.co_name.startswith("<generic parameters")
 
 
 def _annotation_names(node: ast.AST) -> Iterator[str]:
@@ -211,7 +218,8 @@ def _check_methods(node: ast.AST, cls: type, from_library: Callable[[FunctionTyp
     if not isinstance(node, ast.ClassDef):
         return
     now = class_functions(cls)
-    defined = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    defined = {part.name: part for part in node.body if isinstance(part, kinds)}
     # What a decorator or an assignment in the body made of it, it will make of it again.
     free = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
     free |= {name for name, part in defined.items() if part.decorator_list}

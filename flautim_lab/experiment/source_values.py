@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
 import inspect
+import logging
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -29,9 +32,9 @@ def expression(value: Any, mention: Mention) -> str:
     Parameters
     ----------
     value : object
-        Numbers, text, None; lists, tuples, dicts and sets of such; dtypes, devices, paths, enum
-        members, dataclass instances, partials, generic types, and torch modules without weights
-        such as a loss function.
+        Numbers, text, None; lists, tuples, dicts and sets of such; dtypes, devices, paths, regular
+        expressions, loggers, enum members, dataclass instances, partials, generic types, and torch
+        modules without weights such as a loss function.
     mention : callable
         Gives the expression for a class, function or module, and sees that it is imported.
 
@@ -79,10 +82,18 @@ def _expression(value: Any, mention: Mention) -> str:
     if isinstance(value, PurePath):
         made_by = Path if isinstance(value, Path) else kind
         return f"{mention(made_by)}({str(value)!r})"
-    if kind in (range, slice):
+    if kind is range:
         return repr(value)
+    if kind in (collections.OrderedDict, collections.Counter):
+        return f"{mention(kind)}({_container(dict(value), mention)})"
     if isinstance(value, enum.Enum):
-        return f"{mention(kind)}.{value.name}"
+        if value.name in kind.__members__:
+            return f"{mention(kind)}.{value.name}"
+        return f"{mention(kind)}({_expression(value.value, mention)})"  # flags together
+    if isinstance(value, re.Pattern):
+        return f"{mention(re)}.compile({value.pattern!r}, {int(value.flags)})"
+    if kind is logging.Logger:
+        return f"{mention(logging)}.getLogger({value.name!r})"
     if kind is functools.partial:
         return _call(value.func, value.args, value.keywords, mention)
     if kind is types.SimpleNamespace:
@@ -133,7 +144,9 @@ def _call(
 ) -> str:
     try:
         parts = [_expression(value, mention) for value in args]
-        parts += [f"{key}={_expression(value, mention)}" for key, value in keywords.items()]
+        for key, value in keywords.items():
+            text = _expression(value, mention)
+            parts.append(f"{key}={text}" if key.isidentifier() else f"**{{{key!r}: {text}}}")
     except CannotKeepError as inside:
         raise CannotKeepError(f"a {made_by.__name__} made with {inside}") from None
     if partial:
@@ -162,7 +175,8 @@ def _of_torch(value: Any, mention: Mention) -> str:
     if isinstance(value, torch.device):
         return f"{mention(torch)}.device({str(value)!r})"
     if isinstance(value, np.dtype) and value.names is None:
-        return f"{mention(np)}.dtype({value.str!r})"
+        name = value.name if value.kind in "biufc" and value.isnative else value.str
+        return f"{mention(np)}.dtype({name!r})"
     if isinstance(value, np.number | np.bool_):
         return f"{mention(np)}.{value.dtype.name}({_expression(value.item(), mention)})"
     if isinstance(value, torch.nn.Module):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.5
 SHARE = 0.04
 """Part of the time that the view may take from the run."""
-BURST_SECONDS = 0.25
+BURST_SECONDS = 0.4
 """What it may take beyond its share, so that short runs are seen, too."""
 GIVE_UP_AFTER = 20
 """Errors in a row after which the view stops trying; with growing pauses, minutes."""
@@ -182,7 +182,7 @@ class LiveView:
             self._set_words(progress)
             state = (progress.round, progress.clients)
             if state != self._drawn and self._may_draw():
-                self._set_picture(draw(self.run, progress))
+                self._set_picture(draw(self.run, progress, onto=self._picture, scale=1.5))
                 self._drawn = state
             self.problem.value = ""
 

@@ -364,21 +364,37 @@ class Run:
             time.sleep(max(seconds, 0.0))
 
 
+# What tells runs apart on a plot: shown as it is, or with its name before it.
+_SPEAK_FOR_THEMSELVES = ("name", "strategy", "model", "dataset", "partition")
+_NAMED = ("strategy_args", "lr", "local_epochs", "batch_size", "clients_per_round", "optimizer")
+_ALSO_NAMED = ("rounds", "seed")
+
+
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a label per run: its name where that tells them apart, else what differs."""
+    """Return a label per run that says in what it differs from the others."""
     records = [run.record for run in runs]
-    for parts in (["name"], ["name", "strategy"]):
-        labels = {}
-        for record in records:
-            words = [record.name]
-            if "strategy" in parts:
-                words.append(str(record.settings.get("strategy", "")))
-            if record.settings.get("centralized"):
-                words = [record.name, "centralized"]
-            labels[record.id] = ", ".join(word for word in words if word)
-        if len(set(labels.values())) == len(records):
-            return labels
-    return {record.id: f"{labels[record.id]} ({record.id[-8:]})" for record in records}
+    facts = [{**record.settings, "name": record.name} for record in records]
+    labels: dict[str, list[str]] = {record.id: [] for record in records}
+    for key in (*_SPEAK_FOR_THEMSELVES, *_NAMED, *_ALSO_NAMED):
+        values = [fact.get(key, "") for fact in facts]
+        if len({str(value) for value in values}) == 1:
+            continue
+        for record, value in zip(records, values, strict=True):
+            if key in _SPEAK_FOR_THEMSELVES:
+                labels[record.id].append(str(value))
+            elif isinstance(value, dict):
+                labels[record.id] += [f"{name}={text}" for name, text in value.items()]
+            elif not record.settings.get("centralized"):
+                labels[record.id].append(f"{key}={value}")
+    joined = {run_id: ", ".join(words) for run_id, words in labels.items()}
+    if len(set(joined.values())) == len(records) > 1:
+        return joined
+    return {
+        record.id: f"{joined[record.id] or record.name} ({record.id[-8:]})"
+        if len(records) > 1
+        else record.name
+        for record in records
+    }
 
 
 def _terminal_line(progress: Progress) -> None:

@@ -589,6 +589,12 @@ def test_the_hash_is_of_the_content(write: Any) -> None:
         assert CSVDataset(write("c.csv", other), target="species").sha256 != first
 
 
+def test_float32_counts_as_it_is_written(write: Any) -> None:
+    path = write("a.csv", "x,y\n0.1,a\n0.2,b\n")
+    frame = pd.DataFrame({"x": np.array([0.1, 0.2], dtype=np.float32), "y": ["a", "b"]})
+    assert CSVDataset(frame, target="y").sha256 == CSVDataset(path, target="y").sha256
+
+
 def test_the_hash_tells_large_whole_numbers_apart() -> None:
     def sha256(number: int) -> str:
         frame = pd.DataFrame({"x": [number, 1], "y": ["a", "b"]})

@@ -357,6 +357,38 @@ def test_a_file_that_may_not_grow_is_one_sentence(home: Path) -> None:
     )
 
 
+REFUSED_WITHIN_A_LINE = """
+import resource
+from flautim_lab.errors import RecordsError
+from flautim_lab.records.recorder import Recorder
+from flautim_lab.records.store import Records
+records = Records()
+records.create_run("r1", name="iris", runner="local", rounds=5, clients=2, settings={}, plan={})
+(records.folder("r1") / "run.log").write_text("earlier\\n" * 110_000)
+recorder = Recorder(records, "r1")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+for number in range(300):
+    recorder.log("x" * 500)
+try:
+    recorder.close()
+except RecordsError as error:
+    print(error)
+print(len(records.events("r1")))
+"""
+
+
+def test_the_log_never_ends_within_a_line(home: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", REFUSED_WITHIN_A_LINE], capture_output=True, text=True, check=True
+    )
+    path = home / "runs" / "r1" / "run.log"
+    assert said.stdout == (
+        f"the log {path} cannot be written: File too large; "
+        "check the disk, or set FLAUTIM_LAB_HOME to a folder\n300\n"
+    )
+    assert path.read_text() == "earlier\n" * 110_000
+
+
 class Refusing:
     """Records on a disk that refuses them while ``full`` is set."""
 

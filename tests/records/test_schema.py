@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -164,11 +165,12 @@ AS_ANOTHER_USER = """
 import os, sys
 import sqlalchemy as sa
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.schema import Database
+from flautim_lab.records.schema import Database, version
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    Database(sa.URL.create("sqlite", database=sys.argv[1]), 1.0)
+    with Database(sa.URL.create("sqlite", database=sys.argv[1]), 1.0).writing() as connection:
+        connection.execute(sa.update(version).values(version=1))
 except RecordsError as error:
     print(error)
 """
@@ -215,6 +217,15 @@ def test_a_new_file_that_another_program_holds_is_one_sentence(file: Path) -> No
             f"the records in {file} have been locked by another program for 0.1 s; "
             "end that program, and try again"
         )
+
+
+def test_waits_for_a_program_that_is_making_the_file(file: Path) -> None:
+    with closing(sqlite3.connect(file, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        released = threading.Timer(0.3, other.rollback)
+        released.start()
+        open_(file).close()  # SQLite itself would refuse to switch to WAL without waiting
+        released.join()
 
 
 def test_a_full_database_is_one_sentence_and_keeps_what_it_has(

@@ -212,8 +212,9 @@ class OwnLoss(lab.Experiment):
         return {"accuracy": right.float().mean(), "wrong": (~right).sum()}
 
 
-@pytest.mark.parametrize(("cls", "names"), [(OwnLoops, {"loss", "steps"}),
-                                            (OwnLoss, {"loss", "accuracy", "wrong"})])
+@pytest.mark.parametrize(
+    ("cls", "names"), [(OwnLoops, {"loss", "steps"}), (OwnLoss, {"loss", "accuracy", "wrong"})]
+)
 def test_own_loss_loops_and_metrics(cls, names):
     made = experiment(cls=cls, rounds=4)
     run = lab.run(made).wait()
@@ -267,7 +268,9 @@ def test_a_strategy_that_runs_its_rounds_itself_is_refused():
         def start(self, *args, **kwargs):
             return None
 
-    with pytest.raises(lab.ExperimentError, match=r"Mine runs its rounds itself \(it overrides sta"):
+    with pytest.raises(
+        lab.ExperimentError, match=r"Mine runs its rounds itself \(it overrides sta"
+    ):
         lab.run(experiment(strategy=Mine()))
 
 
@@ -301,10 +304,13 @@ def test_a_clients_exception_is_its_own_failure_and_not_the_runs_end():
     assert run.logs(client=1) == ""
     frame = run.metrics
     assert set(frame[frame.split == "train"].client.dropna()) == {1, 2, 3}
-    with pytest.raises(lab.TrainingError, match=re.escape(
-        "failed: round 1: 3 of 4 clients answered and at least 4 must; "
-        "client 0: ValueError: sensor 7 is broken"
-    )):
+    with pytest.raises(
+        lab.TrainingError,
+        match=re.escape(
+            "failed: round 1: 3 of 4 clients answered and at least 4 must; "
+            "client 0: ValueError: sensor 7 is broken"
+        ),
+    ):
         lab.run(made.replace(min_clients=4)).wait()
 
 
@@ -329,8 +335,14 @@ def test_slow_clients_are_left_behind_and_said():
     dataset.tensors[0][:20, 0] = 1000.0
     dataset.institution = np.repeat(np.arange(4), 20)
     made = Slow(
-        dataset, Net, partition=lab.by_column("institution"), rounds=2, batch_size=4,
-        min_clients=2, round_timeout_seconds=0.6, validation=0,
+        dataset,
+        Net,
+        partition=lab.by_column("institution"),
+        rounds=2,
+        batch_size=4,
+        min_clients=2,
+        round_timeout_seconds=0.6,
+        validation=0,
     )
     run = lab.run(made, workers=4).wait()
     assert "late after 0.6 s, their work is dropped: clients 0" in run.logs()
@@ -443,4 +455,6 @@ def test_ctrl_c_ends_the_waiting_and_not_the_run():
 
 def test_no_thread_is_left_when_a_run_has_ended():
     lab.run(experiment(), workers=3).wait()
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith(("flautim", "pulse"))])
+    wait_for(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith(("flautim", "pulse"))]
+    )

@@ -1,0 +1,55 @@
+"""What ``import flautim_lab as lab`` offers, and that each name is documented."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import flautim_lab as lab
+
+
+def test_the_public_names():
+    assert sorted(lab.__all__) == [
+        "BundleError",
+        "CSVDataset",
+        "DatasetError",
+        "Experiment",
+        "ExperimentError",
+        "FlautimError",
+        "ModelError",
+        "NotebookError",
+        "RecordsError",
+        "Run",
+        "RunNotFoundError",
+        "RunStatus",
+        "TrainingError",
+        "UsageError",
+        "__version__",
+        "attach",
+        "by_column",
+        "by_label",
+        "by_size",
+        "compare",
+        "evenly",
+        "load_ipython_extension",
+        "run",
+        "runs",
+    ]
+    assert set(lab.__all__) <= set(dir(lab))
+
+
+@pytest.mark.parametrize("name", [n for n in lab.__all__ if n != "__version__"])
+def test_each_name_is_documented(name):
+    assert inspect.getdoc(getattr(lab, name))
+
+
+def test_errors_of_ours_are_one_family():
+    for name in lab.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(lab, name), lab.FlautimError)
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(AttributeError, match="no name in flautim_lab named 'Experimnt'; did you m"):
+        _ = lab.Experimnt
