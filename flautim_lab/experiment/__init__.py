@@ -1,0 +1,1 @@
+"""WHAT is learned: datasets, partitions, models, loops, and the experiment that holds them."""

@@ -244,11 +244,7 @@ class _Gatherer:
         values = set()
         for use in uses(definition):
             if use.name in definition.local_names and not use.optional:
-                raise BundleError(
-                    f"`{name}` uses `{use.name}`, a local variable of `{definition.function}`, "
-                    f"inside which it is defined; make it an argument of `{name}`, or define "
-                    f"`{name}` at the top level of a cell or module"
-                )
+                raise _local_variable(definition, use.name)
             self._need(unit, use, item, bases)
             made = unit.items.get(use.name)
             if use.early and made is not None and made.definition is None:
@@ -267,6 +263,11 @@ class _Gatherer:
                     f"`{name}` is made from another `{name}`; give one of them another name"
                 )
             return
+        if name == "__file__":
+            raise BundleError(
+                f"`{item.name}` uses `__file__`, the path of a file that will not be there; "
+                "make the path an argument"
+            )
         value = unit.namespace.get(name, _MISSING)
         if name in bases and use.early and (value is _MISSING or isinstance(value, type)):
             value = bases[name]
@@ -280,11 +281,6 @@ class _Gatherer:
             raise BundleError(
                 f"`{item.name}` uses `{name}`, which nothing defines; "
                 f"import it in the cell that defines `{item.name}`"
-            )
-        if name == "__file__":
-            raise BundleError(
-                f"`{item.name}` uses `__file__`, the path of a file that will not be there; "
-                "make the path an argument"
             )
         if not unit.mean(name, value):
             made = unit.items.get(name)
@@ -384,4 +380,14 @@ def _two(name: str) -> BundleError:
     return BundleError(
         f"two different `{name}` are used, of which only one can be kept; "
         f"run the cells that use the older `{name}` again, or give one of them another name"
+    )
+
+
+def _local_variable(definition: Definition, variable: str) -> BundleError:
+    name, function = definition.name, definition.function
+    wraps = f"; if `{function}` is a decorator, write @functools.wraps above `{name}`"
+    return BundleError(
+        f"`{name}` uses `{variable}`, a local variable of `{function}`, inside which it is "
+        f"defined; make it an argument of `{name}`, or define `{name}` at the top level of a cell "
+        f"or module{'' if hasattr(definition.node, 'bases') else wraps}"
     )

@@ -243,5 +243,6 @@ def is_reachable(value: Any) -> bool:
 
 def of_ipython(name: str, value: Any) -> bool:
     """Whether IPython put its own ``open`` or ``exit`` in the place of Python's."""
-    home = str(getattr(value, "__module__", None) or "")
-    return hasattr(builtins, name) and home.partition(".")[0] == "IPython"
+    home = str(getattr(value, "__module__", None) or "").partition(".")[0]
+    wrapped = getattr(value, "__wrapped__", None)
+    return hasattr(builtins, name) and (home == "IPython" or wrapped is getattr(builtins, name))

@@ -102,6 +102,8 @@ def _expression(value: Any, mention: Mention) -> str:
         return _dataclass(value, mention)
     if {"torch", "numpy"} & {base.__module__.partition(".")[0] for base in kind.__mro__}:
         return _of_torch(value, mention)
+    if kind is typing.TypeVar and value.__bound__ is None and not value.__constraints__:
+        return f"{mention(typing)}.TypeVar({value.__name__!r})"
     if isinstance(value, types.GenericAlias | types.UnionType) or typing.get_origin(value):
         return _generic(value, mention)
     raise CannotKeepError(a(value))

@@ -1,0 +1,1 @@
+"""WHAT HAPPENED: runs and their events, in SQLite or PostgreSQL; artifacts beside them."""

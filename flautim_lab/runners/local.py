@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import sys
 import threading
 import time
 import traceback
@@ -65,6 +64,7 @@ class LocalExecution:
         self._stop = threading.Event()
         self._abandoned = ""  # why, when the kernel ends before the run
         self.done = threading.Event()
+        self.outcome: tuple[RunStatus, str] | None = None
         self._strategy = strategy
         self._recorder = Recorder(records, run_id)
         self._thread = threading.Thread(target=self._execute, name=f"flautim-{run_id}", daemon=True)
@@ -141,9 +141,11 @@ class LocalExecution:
             self._recorder.status(status, message)
             self._recorder.close()
         except RecordsError as error:
-            # The records are where the run would have said it; the kernel's log is what is left.
-            sys.stderr.write(f"flautim-lab: run {self._run_id} {status}: {message or error}\n")
+            # The records are where the run would have said it; its kernel is told all the same.
+            message = message or str(error)
+            status = RunStatus.FAILED
         finally:
+            self.outcome = (status, message)
             self.done.set()
             _going.discard(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -39,6 +40,7 @@ class Execution(Protocol):
     """A run that executes in this process."""
 
     done: threading.Event
+    outcome: tuple[RunStatus, str] | None
 
     def stop(self) -> None:
         """Ask it to end with its next batch."""
@@ -93,7 +95,12 @@ class Run:
     @property
     def record(self) -> RunRecord:
         """What the records say of the run now."""
-        return self._records.run(self._id)
+        record = self._records.run(self._id)
+        if self._here is not None and self._here.outcome is not None and not record.status.ended:
+            # The disk was full when the run wanted to say how it ended.
+            status, message = self._here.outcome
+            return dataclasses.replace(record, status=status, message=message)
+        return record
 
     @property
     def name(self) -> str:

@@ -73,6 +73,7 @@ class ClientHost:
         self._data: dict[int, ClientData] = {}
         self._optimizer_state: dict[int, Any] = {}
         self._model = experiment.build_model()
+        self._last: tuple[ArrayRecord | None, dict[str, Tensor]] = (None, {})
 
     def data(self, client: int) -> ClientData:
         """Return a client's data, loaded on first use."""
@@ -90,8 +91,17 @@ class ClientHost:
         """
         model = copy.deepcopy(self._model)
         config = _config(message)
-        weights.load(model, _arrays(message), config.get("buffers", b""))  # type: ignore[arg-type]
+        buffers: Any = config.get("buffers", b"")
+        weights.load(model, self._decoded(_arrays(message)), buffers)
         return model.to(self.device)
+
+    def _decoded(self, record: ArrayRecord) -> dict[str, Tensor]:
+        """Decode the weights of a round once: all its messages carry the same record."""
+        last, tensors = self._last
+        if last is not record:
+            tensors = weights.decode(record)
+            self._last = (record, tensors)
+        return tensors
 
     def train(self, client: int, message: Message) -> Message:
         """Train on the client's rows; answer weights, buffers, loss and rows."""

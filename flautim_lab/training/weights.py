@@ -54,7 +54,12 @@ def buffers_from_bytes(data: bytes) -> dict[str, Tensor]:
     return safetensors.torch.load(data) if data else {}
 
 
-def load(model: nn.Module, parameters: ArrayRecord, buffers: bytes) -> None:
+def decode(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return the tensors of a record; they are its own, and not to be written to."""
+    return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def load(model: nn.Module, parameters: Mapping[str, Tensor], buffers: bytes) -> None:
     """Put parameters and buffers into ``model``, in the model's own types.
 
     Raises
@@ -66,14 +71,13 @@ def load(model: nn.Module, parameters: ArrayRecord, buffers: bytes) -> None:
     if list(parameters) != list(own):
         raise TrainingError("the weights are of another model: their names differ")
     with torch.no_grad():
-        for name, array in parameters.items():
-            value = array.numpy()
-            if value.shape != tuple(own[name].shape):
+        for name, value in parameters.items():
+            if value.shape != own[name].shape:
                 raise TrainingError(
-                    f"the weight {name!r} has shape {value.shape} and the model "
+                    f"the weight {name!r} has shape {tuple(value.shape)} and the model "
                     f"{tuple(own[name].shape)}"
                 )
-            own[name].copy_(torch.from_numpy(value))
+            own[name].copy_(value)
         if buffers:
             state = model.state_dict()
             for name, tensor in buffers_from_bytes(buffers).items():
@@ -132,5 +136,5 @@ def average_buffers(replies: Sequence[tuple[int, bytes]]) -> bytes:
 
 def state_dict(model: nn.Module, parameters: ArrayRecord, buffers: bytes) -> dict[str, Tensor]:
     """Return a ``state_dict`` of copies with these parameters and buffers."""
-    load(model, parameters, buffers)
+    load(model, decode(parameters), buffers)
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -384,6 +384,46 @@ def test_a_name_that_nothing_defines(notebook: Notebook) -> None:
     )
 
 
+def test_the_path_of_the_file(notebook: Notebook) -> None:
+    notebook.cell("def near():\n    return __file__")
+    assert refused({"model": notebook["near"]}) == (
+        "`near` uses `__file__`, the path of a file that will not be there; "
+        "make the path an argument"
+    )
+
+
+def test_modules_that_cannot_be_imported_again(notebook: Notebook) -> None:
+    notebook.cell("import __main__, types\nmade = types.ModuleType('made')")
+    notebook.cell("def f():\n    return __main__\ndef g():\n    return made")
+    for function, name in (("f", "__main__"), ("g", "made")):
+        assert refused({"model": notebook[function]}) == (
+            f"`{function}` uses `{name}`, a module that no import can find again; "
+            "put what it needs into the cell or into a .py module"
+        )
+
+
+def test_what_ipython_puts_in_the_place_of_builtins(notebook: Notebook) -> None:
+    from IPython.display import display
+
+    notebook.cell("def f():\n    return open, exit and display, print")
+    loaded = make_bundle({"model": notebook["f"]}).load("model")
+    assert loaded()[0] is open
+    assert loaded()[1:] == (display, print)
+
+
+def test_a_decorator_without_wraps(notebook: Notebook) -> None:
+    notebook.cell("def deco(f):\n    def inner():\n        return f()\n    return inner")
+    notebook.cell(
+        "@deco\ndef g():\n    return 1\nclass Net:\n    @deco\n    def h():\n        return 2"
+    )
+    assert make_bundle({"model": notebook["Net"]}).load("model").h() == 2
+    assert refused({"model": notebook["g"]}) == (
+        "`inner` uses `f`, a local variable of `deco`, inside which it is defined; make it an "
+        "argument of `inner`, or define `inner` at the top level of a cell or module; if `deco` is "
+        "a decorator, write @functools.wraps above `inner`"
+    )
+
+
 def test_lambdas(notebook: Notebook) -> None:
     notebook.cell("make = lambda: 1\nclass Net:\n    def f(self):\n        return make()")
     end = " is a lambda, which cannot be kept as source; write it as a function with def"

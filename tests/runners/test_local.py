@@ -458,3 +458,19 @@ def test_no_thread_is_left_when_a_run_has_ended():
     wait_for(
         lambda: not [t for t in threading.enumerate() if t.name.startswith(("flautim", "pulse"))]
     )
+
+
+def test_records_that_cannot_be_written_end_the_run_and_its_kernel_is_told(monkeypatch):
+    from flautim_lab.records.store import Records
+
+    run = lab.run(long_experiment())
+    wait_for(lambda: run.round >= 1)
+    monkeypatch.setattr(Records, "append", _full)
+    monkeypatch.setattr(Records, "set_status", _full)
+    with pytest.raises(lab.TrainingError, match="failed: the disk is full"):
+        run.wait(timeout_seconds=30)
+    assert str(run.status) == "failed"
+
+
+def _full(*_args, **_kwargs):
+    raise lab.RecordsError("the disk is full; free some space")

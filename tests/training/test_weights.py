@@ -28,7 +28,7 @@ def test_parameters_and_buffers_part_and_meet_again():
     assert "decode.weight" not in record
     assert not any("running" in name for name in record)
     other = Tied()
-    weights.load(other, record, weights.buffers_to_bytes(weights.buffers_of(model)))
+    weights.load(other, weights.decode(record), weights.buffers_to_bytes(weights.buffers_of(model)))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
     assert other.decode.weight is other.encode.weight
@@ -39,7 +39,7 @@ def test_bfloat16_travels_as_float32_and_comes_back_exactly():
     record = weights.to_record(model)
     assert record["weight"].dtype == "float32"
     other = nn.Linear(4, 4).bfloat16()
-    weights.load(other, record, b"")
+    weights.load(other, weights.decode(record), b"")
     assert torch.equal(model.weight, other.weight)
 
 
@@ -58,9 +58,9 @@ def test_what_a_strategy_returns_gets_the_models_types_and_order():
 
 def test_weights_of_another_model_are_refused():
     with pytest.raises(TrainingError, match="their names differ"):
-        weights.load(nn.Linear(2, 2), weights.to_record(Tied()), b"")
+        weights.load(nn.Linear(2, 2), weights.decode(weights.to_record(Tied())), b"")
     with pytest.raises(TrainingError, match=r"'weight' has shape \(2, 3\) and the model \(2, 2\)"):
-        weights.load(nn.Linear(2, 2), weights.to_record(nn.Linear(3, 2)), b"")
+        weights.load(nn.Linear(2, 2), weights.decode(weights.to_record(nn.Linear(3, 2))), b"")
 
 
 def test_buffers_are_averaged_by_rows():
