@@ -16,27 +16,26 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from flautim_lab.errors import BundleError
-from flautim_lab.experiment.bundle_text import (
+from flautim_lab.experiment.bundle_text import TangledError, defined_in, render
+from flautim_lab.experiment.bundle_unit import (
     Item,
     Place,
-    TangledError,
     Unit,
-    defined_in,
     free_path,
     import_each_other,
-    render,
     top_module,
+    two_different,
 )
 from flautim_lab.experiment.source import (
     Definition,
     find_definition,
-    namespace_of,
     no_source,
     parse,
     plain_python,
     tail,
     texts,
 )
+from flautim_lab.experiment.source_code import namespace_of
 from flautim_lab.experiment.source_modules import (
     LocalFiles,
     check_file,
@@ -217,7 +216,7 @@ class _Gatherer:
         if known is None:
             self._define(unit, definition, obj if qualname == definition.name else None)
         elif known.text != definition.source:
-            raise _two(definition.name)
+            raise two_different(definition.name)
         return Place(qualname, unit)
 
     def _namedtuple(self, cls: Any, namespace: Mapping[str, Any]) -> Place:
@@ -236,7 +235,7 @@ class _Gatherer:
         name = definition.name
         item = unit.items[name] = Item(name, definition.source, definition)
         if not unit.mean(name, unit.namespace.get(name) if obj is None else obj):
-            raise _two(name)
+            raise two_different(name)
         for module in imports(definition.node):
             self._local.copy(module)
         # A base may have been defined again since; the class extends the older one.
@@ -285,12 +284,14 @@ class _Gatherer:
         if not unit.mean(name, value):
             made = unit.items.get(name)
             if not is_definable(value) or made is None or made.definition is None:
-                raise _two(name)
+                raise two_different(name)
             self._place(value, f"`{name}`")  # the same text, run twice, is fine
         elif not unit.has(name):
             self._provide(unit, name, value, item)
         if isinstance(value, ModuleType):
-            self._submodules(unit, value, use.attributes)
+            inner = unit.import_inner(value, use.attributes)
+            if inner is not None:
+                self._local.copy(inner.__name__)
         (item.early if use.early else item.late).append(name)
 
     def _provide(self, unit: Unit, name: str, value: Any, item: Item) -> None:
@@ -333,10 +334,10 @@ class _Gatherer:
     def _mention(self, unit: Unit, obj: Any, item: Item) -> str:
         """Return an expression for a class, function or module inside a value of ``unit``."""
         if isinstance(obj, ModuleType):
-            return self._import(unit, self._module_name(obj, item.name, item))
+            return unit.import_own_name(self._module_name(obj, item.name, item))
         place = self._place(obj, f"`{item.name}`")
         if place.unit is None and place.module != "builtins":
-            return f"{self._import(unit, place.module)}.{place.qualname}"
+            return f"{unit.import_own_name(place.module)}.{place.qualname}"
         if place.unit is unit:
             item.early.append(place.top)
         elif place.unit is not None:
@@ -354,33 +355,6 @@ class _Gatherer:
             )
         self._local.copy(module.__name__)
         return split_bundle(module.__name__)[1]
-
-    def _import(self, unit: Unit, module: str) -> str:
-        """Import a module under its own dotted name, of which the first part must be free."""
-        top = module.partition(".")[0]
-        if top in sys.modules and not unit.mean(top, sys.modules[top]):
-            raise _two(top)
-        return unit.import_module(module)
-
-    def _submodules(self, unit: Unit, module: ModuleType, attributes: tuple[str, ...]) -> None:
-        """Import ``torch.nn.functional`` where it is read from ``torch``: others may not have."""
-        found = module
-        for attribute in attributes:
-            inner = vars(found).get(attribute)
-            named = f"{found.__name__}.{attribute}"
-            if not isinstance(inner, ModuleType) or inner.__name__ != named:
-                break
-            found = inner
-        if found is not module and sys.modules.get(found.__name__) is found:
-            self._local.copy(found.__name__)
-            self._import(unit, split_bundle(found.__name__)[1])
-
-
-def _two(name: str) -> BundleError:
-    return BundleError(
-        f"two different `{name}` are used, of which only one can be kept; "
-        f"run the cells that use the older `{name}` again, or give one of them another name"
-    )
 
 
 def _local_variable(definition: Definition, variable: str) -> BundleError:

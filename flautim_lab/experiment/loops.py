@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,7 +106,8 @@ def train(
     optimizer : torch.optim.Optimizer
         Over the model's parameters.
     draw : callable
-        Returns the context in which the loss is computed (a client's private random stream).
+        Returns the context in which a batch is fetched and its loss computed (the client's private
+        random stream).
 
     Returns
     -------
@@ -121,7 +122,7 @@ def train(
     model.train()
     total, rows = 0.0, 0
     for _ in range(experiment.local_epochs):
-        for batch in loader:
+        for batch in _fetched(loader, draw):
             optimizer.zero_grad()
             with draw():
                 loss = experiment.loss(model, batch)
@@ -139,6 +140,20 @@ def train(
     if rows == 0:
         raise TrainingError("there was no batch to train on; lower batch_size or validation")
     return {"loss": total / rows}
+
+
+def _fetched(
+    loader: Iterable[Any], draw: Callable[[], contextlib.AbstractContextManager[Any]]
+) -> Iterator[Any]:
+    """Give the loader's batches, each fetched inside the context: a dataset may augment."""
+    end = object()
+    batches = iter(loader)
+    while True:
+        with draw():
+            batch = next(batches, end)
+        if batch is end:
+            return
+        yield batch
 
 
 def validate(experiment: Experiment, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:

@@ -7,24 +7,27 @@ inputs, newest first, and taken where the compiled code is the object's own.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
 import functools
 import inspect
 import linecache
 import os
-import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
-from types import CodeType, FunctionType
 from typing import Any
 
 from flautim_lab.errors import BundleError
+from flautim_lab.experiment.source_code import (
+    FUTURE_ANNOTATIONS,
+    agrees,
+    codes_in,
+    may_be_stale,
+    own_codes,
+    same_constants,
+)
 
-FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 BUNDLE_PREFIX = "flautim_lab_bundle_"  # modules loaded from bundles are named so
 
 Node = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -176,11 +179,11 @@ def find_definition(obj: Any, namespace: Mapping[str, Any]) -> Definition | None
     for code in codes:
         text = _text_of(code.co_filename, namespace)
         nodes = [n for n in _nodes(text, obj) if _first_line(n) <= code.co_firstlineno <= _last(n)]
-        if nodes and (not _may_be_stale(code, namespace) or agrees(obj, text)):
+        if nodes and (not may_be_stale(code, namespace) or agrees(obj, text)):
             return _definition(obj, nodes[-1], text, future)
     for text in texts(namespace):
         for node in reversed(_nodes(text, obj)):
-            found = agrees(obj, text) if codes else _same_constants(obj, node)
+            found = agrees(obj, text) if codes else same_constants(obj, node)
             if found:
                 return _definition(obj, node, text, future)
     if not codes:  # its attributes were changed since: the newest of that name
@@ -188,47 +191,6 @@ def find_definition(obj: Any, namespace: Mapping[str, Any]) -> Definition | None
             for node in reversed(_nodes(text, obj)):
                 return _definition(obj, node, text, future)
     return None
-
-
-def own_codes(obj: Any) -> Iterator[CodeType]:
-    """Yield the code objects typed in the definition of ``obj``, not generated or put in later."""
-    if not isinstance(obj, type):
-        function = inspect.unwrap(getattr(obj, "__func__", obj))
-        if isinstance(function, FunctionType):
-            yield function.__code__
-        return
-    for function in class_functions(obj).values():
-        # Only the code's own name tells: dataclasses rename the functions that they generate.
-        if function.__code__.co_qualname.startswith(obj.__qualname__ + "."):
-            yield function.__code__
-
-
-def class_functions(cls: type) -> dict[str, FunctionType]:
-    """Return the functions among the attributes of ``cls``, those inside decorators included."""
-    found = {}
-    for name, value in vars(cls).items():
-        for inner in ("fget", "func", "__func__"):
-            value = getattr(value, inner, None) or value
-        if callable(value) and not isinstance(value, type):
-            function = inspect.unwrap(value)
-            if isinstance(function, FunctionType):
-                found[name] = function
-        elif isinstance(value, type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
-            found |= {f"{name}.{key}": inner for key, inner in class_functions(value).items()}
-    return found
-
-
-def namespace_of(obj: Any) -> Mapping[str, Any]:
-    """Return the globals in which ``obj`` was defined."""
-    if isinstance(obj, type):
-        for function in class_functions(obj).values():
-            if function.__code__.co_qualname.startswith(obj.__qualname__ + "."):
-                return function.__globals__
-    else:
-        function = inspect.unwrap(getattr(obj, "__func__", obj))
-        if isinstance(function, FunctionType):
-            return function.__globals__
-    return vars(sys.modules.get(obj.__module__ or "", sys.modules["__main__"]))
 
 
 def tail(qualname: str) -> str:
@@ -266,7 +228,7 @@ def _definition(obj: Any, node: Node, text: str, future: bool) -> Definition:
     )
     function = inspect.unwrap(obj).__qualname__.rpartition(".<locals>.")[0]
     names: set[str] = set()
-    for code in _codes(text, 0) if function else ():
+    for code in codes_in(text, 0) if function else ():
         if code.co_qualname == function:
             names.update(code.co_varnames, code.co_cellvars, code.co_freevars)
     return Definition(
@@ -280,76 +242,6 @@ def _first_line(node: Node) -> int:
 
 def _last(node: Node) -> int:
     return node.end_lineno or node.lineno
-
-
-# --- is this text what runs? --------------------------------------------------------------
-
-
-def agrees(obj: Any, text: str) -> bool:
-    """Whether ``text`` compiles to the code that ``obj`` has in memory."""
-    return all(
-        any(_same_code(code, other) for other in _codes(text, code.co_flags & FUTURE_ANNOTATIONS))
-        for code in own_codes(obj)
-    )
-
-
-def _may_be_stale(code: CodeType, namespace: Mapping[str, Any]) -> bool:
-    """Whether the text may have changed since: a file, as opposed to a cell.
-
-    pytest compiles test modules in a way of its own; there the code never agrees.
-    """
-    loader = type(namespace.get("__loader__"))
-    written = loader is SourceFileLoader or namespace.get("__name__") == "__main__"
-    return written and os.path.exists(code.co_filename)
-
-
-@functools.lru_cache(maxsize=64)
-def _codes(text: str, flags: int) -> Sequence[CodeType]:
-    try:
-        flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        code = compile(text, "<source>", "exec", flags, dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return ()
-    return tuple(inner_codes(code))
-
-
-def inner_codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield ``code`` and all code inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from inner_codes(constant)
-
-
-def _same_code(one: CodeType, other: CodeType) -> bool:
-    names = ("co_qualname", "co_code", "co_names", "co_varnames", "co_freevars", "co_argcount")
-    return (
-        all(getattr(one, name) == getattr(other, name) for name in names)
-        and len(one.co_consts) == len(other.co_consts)
-        and all(map(_same_constant, one.co_consts, other.co_consts))
-    )
-
-
-def _same_constant(one: object, other: object) -> bool:
-    if isinstance(one, CodeType) and isinstance(other, CodeType):
-        return _same_code(one, other)
-    return one == other if isinstance(one, frozenset) else repr(one) == repr(other)
-
-
-def _same_constants(cls: Any, node: Node) -> bool:
-    """Whether the constants that ``node``, a class without methods, sets are those of ``cls``."""
-    for statement in node.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            names = [x.id for x in statement.targets if isinstance(x, ast.Name)]
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Constant):
-            names = [statement.target.id] if isinstance(statement.target, ast.Name) else []
-        else:
-            continue
-        for name in names:
-            now = vars(cls).get(name, statement.value.value)
-            if type(now) is type(statement.value.value) and now != statement.value.value:
-                return False
-    return True
 
 
 def no_source(obj: Any, name: str) -> BundleError:

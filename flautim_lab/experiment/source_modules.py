@@ -17,7 +17,8 @@ from typing import Any
 
 from flautim_lab.errors import BundleError
 from flautim_lab.experiment.bundle_import import files_of
-from flautim_lab.experiment.source import BUNDLE_PREFIX, agrees
+from flautim_lab.experiment.source import BUNDLE_PREFIX
+from flautim_lab.experiment.source_code import agrees
 from flautim_lab.experiment.source_names import imports
 
 # Wherever it runs from, this package is on every machine that loads a bundle.

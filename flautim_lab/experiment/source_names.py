@@ -12,7 +12,8 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from flautim_lab.errors import BundleError
-from flautim_lab.experiment.source import FUTURE_ANNOTATIONS, Definition, class_functions
+from flautim_lab.experiment.source import Definition
+from flautim_lab.experiment.source_code import FUTURE_ANNOTATIONS, class_functions
 
 # Each module has its own; none of them can be kept, and none needs to be.
 OF_EVERY_MODULE = {

@@ -6,19 +6,15 @@ and ``%lab_logs`` run and look.
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from IPython.core.error import UsageError as IPythonUsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
-from IPython.core.magic_arguments import argument, magic_arguments
 
 from flautim_lab.errors import UsageError
 from flautim_lab.jupyter import register
 from flautim_lab.jupyter.cells import define, kind_of
+from flautim_lab.jupyter.words import magic, parse, whole_number, word
 from flautim_lab.names import unknown
 
 if TYPE_CHECKING:
@@ -29,24 +25,6 @@ if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
 
 RUN_HELP = "a variable that holds a run, the id of a run or its beginning, or: last"
-
-Method = TypeVar("Method", bound=Callable[..., object])
-# IPython ships these without types.
-_argument: Any = argument
-_magic_arguments: Any = magic_arguments
-
-
-def _magic(
-    register_as: Any, *arguments: Any, name: str | None = None
-) -> Callable[[Method], Method]:
-    """Make a method a magic with arguments: IPython's three decorators in the order they need."""
-
-    def decorate(method: Method) -> Method:
-        for one in reversed(arguments):
-            one(method)
-        return _magic_arguments(name)(register_as(method))  # type: ignore[no-any-return]
-
-    return decorate
 
 
 def load_ipython_extension(ipython: Any) -> None:
@@ -59,9 +37,9 @@ def load_ipython_extension(ipython: Any) -> None:
 class FlautimMagics(Magics):
     """The magics of Flautim Lab."""
 
-    @_magic(
+    @magic(
         cell_magic,
-        _argument("name", metavar="NAME", help="what to call the dataset in the notebook"),
+        word("name", metavar="NAME", help="what to call the dataset in the notebook"),
         name="%dataset",
     )
     def dataset(self, line: str, cell: str) -> None:
@@ -71,9 +49,9 @@ class FlautimMagics(Magics):
         """
         self._define("dataset", line, cell)
 
-    @_magic(
+    @magic(
         cell_magic,
-        _argument("name", metavar="NAME", help="what to call the model's class in the notebook"),
+        word("name", metavar="NAME", help="what to call the model's class in the notebook"),
         name="%model",
     )
     def model(self, line: str, cell: str) -> None:
@@ -83,9 +61,9 @@ class FlautimMagics(Magics):
         """
         self._define("model", line, cell)
 
-    @_magic(
+    @magic(
         cell_magic,
-        _argument("name", metavar="NAME", help="what to call the experiment in the notebook"),
+        word("name", metavar="NAME", help="what to call the experiment in the notebook"),
         name="%experiment",
     )
     def experiment(self, line: str, cell: str) -> None:
@@ -96,57 +74,57 @@ class FlautimMagics(Magics):
         """
         self._define("experiment", line, cell)
 
-    @_magic(
+    @magic(
         line_magic,
-        _argument("name", metavar="NAME", help="the experiment: a variable of this notebook"),
-        _argument("--on", metavar="RUNNER", default="local", help="where it runs (default: local)"),
-        _argument("--centralized", action="store_true", help="train one model on all rows instead"),
-        _argument("--wait", action="store_true", help="wait until it has ended"),
+        word("name", metavar="NAME", help="the experiment: a variable of this notebook"),
+        word("--on", metavar="RUNNER", default="local", help="where it runs (default: local)"),
+        word("--centralized", action="store_true", help="train one model on all rows instead"),
+        word("--wait", action="store_true", help="wait until it has ended"),
     )
     def lab_run(self, line: str) -> Run:
         """Run an experiment; returns the run at once, and shows it live."""
         from flautim_lab.runners.launch import run
 
-        asked = _parse(self.lab_run, line)
+        asked = parse(self.lab_run, line)
         started = run(self._experiment(asked.name), on=asked.on, centralized=asked.centralized)
         return started.wait() if asked.wait else started
 
-    @_magic(
+    @magic(
         line_magic,
-        _argument("runs", metavar="RUN", nargs="*", help=f"{RUN_HELP} (default: last)"),
-        _argument(
-            "--metric", metavar="METRIC", default="loss", help="what to plot (default: loss)"
-        ),
+        word("runs", metavar="RUN", nargs="*", help=f"{RUN_HELP} (default: last)"),
+        word("--metric", metavar="METRIC", default="loss", help="what to plot (default: loss)"),
     )
     def lab_plot(self, line: str) -> Figure:
         """Plot a metric over the rounds, of one run or of several compared."""
-        asked = _parse(self.lab_plot, line)
-        first, *others = [self._run(word) for word in asked.runs or ["last"]]
+        asked = parse(self.lab_plot, line)
+        first, *others = [self._run(name) for name in asked.runs or ["last"]]
         return first.plot(asked.metric, compare=others)
 
-    @_magic(
+    @magic(
         line_magic,
-        _argument(
-            "--limit", metavar="N", type=int, default=20, help="at most N runs (default: 20)"
+        word(
+            "--limit",
+            metavar="N",
+            type=whole_number,
+            default=20,
+            help="at most N runs (default: 20)",
         ),
     )
     def lab_runs(self, line: str) -> RunList:
         """List the newest runs, those of other kernels too."""
         from flautim_lab.runners.launch import runs
 
-        return runs(limit=_parse(self.lab_runs, line).limit)
+        return runs(limit=parse(self.lab_runs, line).limit)
 
-    @_magic(
+    @magic(
         line_magic,
-        _argument(
-            "run", metavar="RUN", nargs="?", default="last", help=f"{RUN_HELP} (default: last)"
-        ),
-        _argument("--client", metavar="N", type=int, help="only what concerns client N"),
-        _argument("--last", metavar="N", type=int, help="only the newest N entries"),
+        word("run", metavar="RUN", nargs="?", default="last", help=f"{RUN_HELP} (default: last)"),
+        word("--client", metavar="N", type=whole_number, help="only what concerns client N"),
+        word("--last", metavar="N", type=whole_number, help="only the newest N entries"),
     )
     def lab_logs(self, line: str) -> None:
         """Print the log of a run, tracebacks of failed clients included."""
-        asked = _parse(self.lab_logs, line)
+        asked = parse(self.lab_logs, line)
         text = self._run(asked.run).logs(client=asked.client, last=asked.last)
         sys.stdout.write(f"{text}\n" if text else "")
 
@@ -156,7 +134,7 @@ class FlautimMagics(Magics):
         return {} if self.shell is None else self.shell.user_ns
 
     def _define(self, what: str, line: str, cell: str) -> None:
-        asked = _parse(getattr(self, what), line)
+        asked = parse(getattr(self, what), line)
         define(self.shell, kind_of(what), asked.name, cell)
 
     def _experiment(self, name: str) -> Experiment:
@@ -169,9 +147,9 @@ class FlautimMagics(Magics):
         if value is not None:
             raise UsageError(f"{name} is {_article(type(value).__name__)}, not an experiment")
         known = [
-            word
-            for word, thing in self._names.items()
-            if isinstance(thing, Experiment) and not word.startswith("_")
+            other
+            for other, thing in self._names.items()
+            if isinstance(thing, Experiment) and not other.startswith("_")
         ]
         if known:
             raise UsageError(unknown(name, known, "experiment"))
@@ -180,50 +158,20 @@ class FlautimMagics(Magics):
             f"%%experiment {name}"
         )
 
-    def _run(self, word: str) -> Run:
-        """Return the run that ``word`` stands for."""
+    def _run(self, name: str) -> Run:
+        """Return the run that ``name`` stands for."""
         from flautim_lab.experiment.experiment import Experiment
         from flautim_lab.runners.launch import attach
         from flautim_lab.runners.run import Run
 
-        value = self._names.get(word)
+        value = self._names.get(name)
         if isinstance(value, Run):
             return value
         if isinstance(value, Experiment):
             raise UsageError(
-                f"{word} is an experiment, not a run; start a run of it with %lab_run {word}"
+                f"{name} is an experiment, not a run; start a run of it with %lab_run {name}"
             )
-        return attach(word)
-
-
-def _parse(magic: Any, line: str) -> argparse.Namespace:
-    """Parse the words behind a magic.
-
-    Raises
-    ------
-    UsageError
-        In one sentence; nothing of argparse's usage lines is printed.
-    """
-    parser = magic.parser
-    parser.allow_abbrev = False
-    called = f"%{parser.prog}"
-    help_hint = f"type {called}? for help"
-    try:
-        asked, rest = parser.parse_known_args(shlex.split(line))
-    except (IPythonUsageError, argparse.ArgumentError, ValueError) as error:
-        raise UsageError(f"{called}: {_lower(str(error))}; {help_hint}") from error
-    for word in rest:
-        if word.startswith("-"):
-            options = [o for action in parser._actions for o in action.option_strings]
-            if not options:
-                raise UsageError(f"{called} has no options, and so no {word!r}; {help_hint}")
-            raise UsageError(f"{called}: {unknown(word.split('=')[0], options, 'option')}")
-        raise UsageError(f"{called}: {word!r} is one word too many; {help_hint}")
-    return asked  # type: ignore[no-any-return]
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+        return attach(name)
 
 
 def _article(noun: str) -> str:

@@ -149,8 +149,7 @@ class ClientHost:
         model = self.model(message)
         batches = data.batches("validation", check=lambda: self._check(client))
         round_number = int(config["server-round"])  # type: ignore[arg-type]
-        draw = self._draws(client, -round_number) if experiment.own_validation_loop else None
-        with draw() if draw else contextlib.nullcontext():
+        with self._draws(client, round_number, "evaluation draws")():
             result = as_measures(experiment.validation_loop(model, batches), "validation_loop")
         metrics = MetricRecord({**result, ROWS: data.rows("validation")})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
@@ -175,14 +174,12 @@ class ClientHost:
         return data
 
     def _draws(
-        self, client: int, round_number: int
+        self, client: int, round_number: int, purpose: str = "draws"
     ) -> Callable[[], contextlib.AbstractContextManager[Any]]:
         """Return what makes the context of a client's random draws (none if it never draws)."""
         if not self.experiment.facts.draws:
             return lambda: loops.NO_CONTEXT
-        # SeedSequence keys are not negative: evaluation has a purpose of its own.
-        purpose = "draws" if round_number >= 0 else "evaluation draws"
-        mode = PrivateRandom(stream(self.experiment.seed, purpose, abs(round_number), client))
+        mode = PrivateRandom(stream(self.experiment.seed, purpose, round_number, client))
         return lambda: mode
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from flwr.serverapp.strategy import FedAvg, FedXgbBagging
 from torch import nn
+from torch.utils.data import Dataset
 
 import flautim_lab as lab
 from flautim_lab.experiment.strategies import STRATEGIES
@@ -106,6 +107,31 @@ def test_same_plan_same_bits_while_the_kernel_computes_something_else(model):
     assert runs[0].plan == runs[1].plan
     other = lab.run(made.replace(seed=8))
     assert not same(weights(runs[0]), weights(other))
+
+
+class Augmented(Dataset):
+    """Noise is added to a row each time it is read."""
+
+    def __init__(self):
+        self.rows = tensors(48)
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, i):
+        x, y = self.rows[i]
+        return x + 0.1 * torch.randn(4), y
+
+
+def test_augmentation_by_the_dataset_is_private_too():
+    made = experiment(dataset=Augmented)
+    assert made.facts.draws
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    runs = [lab.run(made, workers=w).wait() for w in (1, 3)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(weights(runs[0]), weights(runs[1]))
+    assert runs[0].metrics.equals(runs[1].metrics)
 
 
 def test_a_run_moves_no_global_stream():
