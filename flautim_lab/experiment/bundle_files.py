@@ -225,7 +225,13 @@ class _Gatherer:
         if name not in unit.items:
             unit.import_module("collections")
             item = unit.items[name] = Item(name)
-            defaults = self._expression(unit, item, list(cls._field_defaults.values()))
+            try:
+                defaults = self._expression(unit, item, list(cls._field_defaults.values()))
+            except CannotKeepError as error:
+                raise BundleError(
+                    f"the defaults of `{name}` are {error}, which cannot be kept as source; "
+                    f"leave them out"
+                ) from None
             fields = f"{name!r}, {list(cls._fields)!r}, defaults={defaults}"
             item.text = f"{name} = collections.namedtuple({fields})\n"
             unit.names[name] = cls
@@ -341,6 +347,8 @@ class _Gatherer:
         if place.unit is unit:
             item.early.append(place.top)
         elif place.unit is not None:
+            if place.qualname == place.top and not unit.mean(place.top, obj):
+                raise two_different(place.top)
             unit.foreign[place.top] = (place.unit, place.top)
         return place.qualname
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import keyword
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -171,10 +171,17 @@ def free_path(cell: str, used: set[str], taken: set[str]) -> str:
     """
     stem = slug(cell, 60).replace("-", "_")
     stem = f"cell_{stem}" if stem[0].isdigit() or keyword.iskeyword(stem) else stem
-    folder = "cells" if "cells" not in taken else "kept_cells"
-    stem = f"{folder}/{stem}" if cell else "experiment"
-    paths = (f"{stem}_{n}.py" if n > 1 else f"{stem}.py" for n in itertools.count(1))
+    base = (
+        f"{next(x for x in _numbered('cells') if x not in taken)}/{stem}" if cell else "experiment"
+    )
+    paths = (f"{name}.py" for name in _numbered(base))
     return next(path for path in paths if path not in used and top_module(path) not in taken)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    for number in itertools.count(2):
+        yield f"{name}_{number}"
 
 
 def top_module(path: str) -> str:

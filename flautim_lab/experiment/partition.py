@@ -211,7 +211,8 @@ class ByLabel(Partition):
         """Return how many rows of each class each client gets, shape (classes, clients).
 
         The same draws and the same arithmetic as flwr_datasets' DirichletPartitioner with
-        ``self_balancing=True``, so that equal generators give equal counts (a test compares).
+        ``self_balancing=True``, so that equal generators give equal counts (a test compares),
+        except that a draw in which that one divides by zero is a failed one here.
         """
         even = totals.sum() / clients
         held = np.zeros(clients, dtype=np.int64)

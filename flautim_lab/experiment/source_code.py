@@ -77,6 +77,7 @@ def may_be_stale(code: CodeType, namespace: Mapping[str, Any]) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def codes_in(text: str, flags: int) -> Sequence[CodeType]:
+    """Return all code that ``text`` compiles to, inner functions and classes included."""
     try:
         flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code = compile(text, "<source>", "exec", flags, dont_inherit=True)

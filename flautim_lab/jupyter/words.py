@@ -66,6 +66,7 @@ def _reworded(message: str) -> str:
 
 
 def whole_number(text: str) -> int:
+    """Return a number from 0 on, or raise what argparse makes a message of."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)

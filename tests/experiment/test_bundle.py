@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
@@ -424,6 +425,24 @@ def test_a_decorator_without_wraps(notebook: Notebook) -> None:
     )
 
 
+def test_named_tuples_with_defaults(notebook: Notebook) -> None:
+    notebook.cell(
+        "from collections import namedtuple\nBatch = namedtuple('Batch', 'x y', defaults=[1])"
+    )
+    assert make_bundle({"model": notebook["Batch"]}).load("model")(0) == (0, 1)
+    notebook.cell("Batch = namedtuple('Batch', 'x y', defaults=[object()])")
+    assert refused({"model": notebook["Batch"]}) == (
+        "the defaults of `Batch` are a list that holds an object, which cannot be kept as source; "
+        "leave them out"
+    )
+
+
+def test_an_import_that_needs_a_taken_name(notebook: Notebook) -> None:
+    notebook.cell("import torch as numpy, numpy as np\nscale = np.float32(2)")
+    notebook.cell("def f():\n    return numpy.ones(1), scale")
+    assert refused({"model": notebook["f"]}).startswith("two different `numpy` are used, of which")
+
+
 def test_lambdas(notebook: Notebook) -> None:
     notebook.cell("make = lambda: 1\nclass Net:\n    def f(self):\n        return make()")
     end = " is a lambda, which cannot be kept as source; write it as a function with def"
@@ -586,6 +605,52 @@ def test_a_local_module_called_experiment(notebook: Notebook, folder: Callable[.
     bundle = make_bundle({"model": notebook["g"]})
     assert list(bundle.files) == ["experiment.py", "experiment_2.py"]
     assert bundle.load("model")() == 1
+
+
+def test_a_local_package_called_cells(notebook: Notebook, folder: Callable[..., Path]) -> None:
+    folder("cells/__init__.py", "def f():\n    return 1")
+    cell = "import cells\ndef g():\n    return cells.f()\n"
+    notebook.cell(cell)
+    bundle = make_bundle({"model": notebook["g"]}, cells={"mine": cell})
+    assert list(bundle.files) == ["cells/__init__.py", "cells_2/mine.py"]
+    assert bundle.load("model")() == 1
+
+
+def test_modules_read_from_packages_are_imported(
+    notebook: Notebook, folder: Callable[..., Path]
+) -> None:
+    folder("tools/__init__.py", "")
+    folder("tools/inner/__init__.py", "")
+    folder("tools/inner/deep.py", "class A:\n    class B:\n        x = 1\n")
+    notebook.cell("import tools\nfrom tools.inner import deep\nNested = deep.A.B")
+    notebook.cell("def f():\n    return tools.inner.deep.A.B.x, Nested.x\npair = (Nested, deep)")
+    notebook.cell("def g():\n    return f(), pair[0].x, pair[1].A.B.x")
+    bundle = make_bundle({"model": notebook["g"]})
+    assert list(bundle.files) == [
+        "experiment.py",
+        "tools/__init__.py",
+        "tools/inner/__init__.py",
+        "tools/inner/deep.py",
+    ]
+    assert bundle.load("model")() == ((1, 1), 1, 1)
+
+
+def test_classes_inside_functions_of_local_modules(folder: Callable[..., Path]) -> None:
+    text = "from math import pi\nclass Base:\n    x = pi\ndef make():\n    class Net(Base):\n"
+    folder("mine.py", text + "        def f(self):\n            return self.x\n    return Net")
+    bundle = make_bundle({"model": importlib.import_module("mine").make()})
+    assert list(bundle.files) == ["experiment.py", "mine.py"]
+    assert "\nfrom mine import Base\n" in bundle.files["experiment.py"]
+    assert bundle.load("model")().f() == math.pi
+
+
+def test_kept_cells_in_values_of_other_cells(notebook: Notebook) -> None:
+    cell = "class Net:\n    class Inner:\n        x = 1\n"
+    notebook.cell(cell)
+    notebook.cell("kinds = [Net]\nInner = Net.Inner\ndef f():\n    return kinds, Inner.x")
+    bundle = make_bundle({"dataset": notebook["f"], "model": notebook["Net"]}, cells={"net": cell})
+    assert list(bundle.files) == ["cells/net.py", "experiment.py"]
+    assert bundle.load("dataset")() == ([bundle.load("model")], 1)
 
 
 def test_two_bundles_with_modules_of_one_name(folder: Callable[..., Path]) -> None:

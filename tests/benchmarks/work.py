@@ -1,0 +1,142 @@
+"""The work that every side does: the same data, models and settings.
+
+Imports neither Flautim Lab nor Flower, so that a peer is not slowed down by what it does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+IRIS_CSV = Path(__file__).resolve().parents[2] / "notebooks" / "iris.csv"
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Work:
+    """Settings of one piece of work.
+
+    Attributes
+    ----------
+    model : str
+        Its class, by its name in this module.
+    optimizer : str
+        By its name in ``torch.optim``.
+    validation : float
+        Share of each client's rows that is held back.
+    """
+
+    name: str
+    model: str
+    clients: int
+    rounds: int
+    batch_size: int
+    lr: float
+    optimizer: str = "SGD"
+    local_epochs: int = 1
+    validation: float = 0.0
+
+    def make_model(self) -> nn.Module:
+        """Return the model with the initial weights that every side begins with."""
+        torch.manual_seed(SEED)
+        made: nn.Module = globals()[self.model]()
+        return made
+
+
+class IrisNet(nn.Module):
+    """A small perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows, 3) from (rows, 4)."""
+        return self.layers(x)
+
+
+class LeNet(nn.Module):
+    """LeNet-5 (LeCun et al., 1998) with ReLU and max pooling, for images of 28x28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(400, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows, 10) from (rows, 1, 28, 28)."""
+        return self.classifier(self.features(x))
+
+
+IRIS = Work(
+    "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
+)
+LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.02)
+WORKS = {work.name: work for work in (IRIS, LENET)}
+
+
+def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
+    """Return (rows, 1, 28, 28) images and their (rows,) classes: ten patterns under noise."""
+    generator = torch.Generator().manual_seed(SEED)
+    patterns = torch.randn(10, 1, 28, 28, generator=generator)
+    y = torch.randint(10, (rows,), generator=generator)
+    noise = torch.randn(rows, 1, 28, 28, generator=generator)
+    return 0.3 * patterns[y] + noise, y
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """The rows of one client as tensors, already sliced and scaled."""
+
+    x: Tensor
+    y: Tensor
+    validation_x: Tensor
+    validation_y: Tensor
+
+
+def save_clients(path: Path, x: Tensor, y: Tensor, splits: list[tuple]) -> None:
+    """Write data and each client's row numbers for the peers.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.npz`` file.
+    x, y : Tensor
+        All rows.
+    splits : list of (train, validation)
+        Row numbers per client.
+    """
+    numbers = {}
+    for client, (train, validation) in enumerate(splits):
+        numbers[f"train_{client}"], numbers[f"validation_{client}"] = train, validation
+    np.savez(path, x=x.numpy(), y=y.numpy(), clients=len(splits), **numbers)
+
+
+def load_clients(path: str | Path) -> list[ClientRows]:
+    """Return what :func:`save_clients` wrote, one slice per client."""
+    with np.load(path) as file:
+        x, y = torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+        rows = []
+        for client in range(int(file["clients"])):
+            train = torch.from_numpy(file[f"train_{client}"])
+            held = torch.from_numpy(file[f"validation_{client}"])
+            rows.append(ClientRows(x[train], y[train], x[held], y[held]))
+    return rows
