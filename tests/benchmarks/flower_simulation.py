@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import ray  # noqa: F401 - a cost of importing, not of running: it is done before the clock starts
 from flower_app import app as client_app
@@ -14,7 +12,7 @@ from flwr.server.superlink.fleet.vce.backend import raybackend  # noqa: F401 - a
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from work import Work
+from work import Work, usable_cores
 
 
 class Timed(FedAvg):
@@ -47,7 +45,7 @@ class Timed(FedAvg):
         return result
 
 
-def _simulate(work: Work, data: Path) -> tuple[float, Timed]:
+def _simulate(work: Work, data: str) -> tuple[float, Timed]:
     """Return when ``run_simulation`` was called, and what the strategy noted."""
     strategy = Timed(
         fraction_evaluate=1.0 if work.validation else 0.0,
@@ -59,7 +57,7 @@ def _simulate(work: Work, data: Path) -> tuple[float, Timed]:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        settings = {"work": work.name, "data": str(data)}
+        settings = {"work": work.name, "data": data}
         strategy.start(
             grid,
             ArrayRecord(work.make_model().state_dict()),
@@ -68,7 +66,6 @@ def _simulate(work: Work, data: Path) -> tuple[float, Timed]:
             evaluate_config=ConfigRecord(dict(settings)),
         )
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     begin = time.perf_counter()
     run_simulation(
         server_app,
@@ -77,13 +74,13 @@ def _simulate(work: Work, data: Path) -> tuple[float, Timed]:
         backend_config={
             # One core per client and all cores at work: an actor for each core.
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": cores, "log_to_driver": False},
+            "init_args": {"num_cpus": usable_cores(), "log_to_driver": False},
         },
     )
     return begin, strategy
 
 
-def first_round(work: Work, data: Path) -> dict:
+def first_round(work: Work, data: str) -> dict:
     """Return the seconds from the call to the first round's aggregated evaluation."""
     begin, noted = _simulate(work, data)
     return {
@@ -94,7 +91,7 @@ def first_round(work: Work, data: Path) -> dict:
     }
 
 
-def lenet_round(work: Work, data: Path) -> dict:
+def lenet_round(work: Work, data: str) -> dict:
     """Return the seconds of each round but the first, in which Ray and its actors get warm."""
     _, noted = _simulate(work, data)
     ends = noted.trained

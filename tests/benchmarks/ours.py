@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
 from work import IRIS_CSV, SEED, Work, images, save_clients
 
 import flautim_lab as lab
-from flautim_lab.experiment.client_data import ClientData, pooled, standardized
+from flautim_lab.experiment.client_data import ClientData, pooled, scaled
 from flautim_lab.records.event import ALL_CLIENTS
 
 POLL_SECONDS = 0.005
@@ -38,13 +37,13 @@ def make_experiment(work: Work, **changes: object) -> lab.Experiment:
     return lab.Experiment(dataset, getattr(models, work.model), **(settings | changes))
 
 
-def save_for_peers(work: Work, data: Path) -> dict:
+def save_for_peers(work: Work, data: str) -> dict:
     """Write the rows of each client, scaled as our runs scale them; it costs the peers nothing."""
     made = make_experiment(work)
     if work.name == "iris":
         x, y = made.dataset.features, made.dataset.targets
         sums = pooled([ClientData(made, client).sums() for client in range(work.clients)])
-        x = standardized(x, sums.scale(), made.dataset.numeric)
+        x = scaled(x, sums.scale(), made.dataset.numeric)
     else:
         x, y = made.dataset.tensors
     save_clients(data, x, y, [(rows.train, rows.validation) for rows in made.splits])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from work import SEED, ClientRows, Work, load_clients
+from work import SEED, ClientRows, Work, load_clients, usable_cores
 
 VARIANTS = ("threads", "in turn")
 
@@ -89,7 +87,7 @@ class Worker:
 
 
 def federate(work: Work, clients: list[ClientRows], threads: int, torch_threads: int) -> dict:
-    """Run all rounds; return the seconds of each, the last round's loss, and steps per round."""
+    """Run all rounds; return the seconds of each but the first, the last loss, steps per round."""
     torch.set_num_threads(torch_threads)
     rows = sum(len(client.y) for client in clients)
     shares = [len(client.y) / rows for client in clients]
@@ -125,26 +123,25 @@ def federate(work: Work, clients: list[ClientRows], threads: int, torch_threads:
         weights = [torch.stack(parts).sum(0) for parts in zip(*[w.total for w in workers])]
         seconds.append(time.perf_counter() - begin)
     return {
-        "rounds": seconds,
+        "rounds": seconds[1:],
         "loss": sum(worker.loss for worker in workers),
         "steps": sum(worker.steps for worker in workers),
     }
 
 
-def lenet_round(work: Work, data: Path, variant: str) -> dict:
-    """Return the seconds per round of one way to use the cores.
+def lenet_round(work: Work, data: str, variant: str) -> dict:
+    """Return the seconds of each round but the first, for one way to use the cores.
 
     Parameters
     ----------
     work : Work
-    data : Path
-        Written by :func:`work.save_clients`.
+    data : str
+        A path, written by :func:`work.save_clients`.
     variant : {"threads", "in turn"}
         A Python thread per core, each with one torch thread; or client after client, with as many
         torch threads as cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = usable_cores()
     clients = load_clients(data)
     if variant == "threads":
         return federate(work, clients, threads=cores, torch_threads=1)

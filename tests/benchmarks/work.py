@@ -5,6 +5,7 @@ Imports neither Flautim Lab nor Flower, so that a peer is not slowed down by wha
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,13 @@ LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.02)
 WORKS = {work.name: work for work in (IRIS, LENET)}
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
     """Return (rows, 1, 28, 28) images and their (rows,) classes: ten patterns under noise."""
     generator = torch.Generator().manual_seed(SEED)
@@ -112,12 +120,12 @@ class ClientRows:
     validation_y: Tensor
 
 
-def save_clients(path: Path, x: Tensor, y: Tensor, splits: list[tuple]) -> None:
+def save_clients(path: str, x: Tensor, y: Tensor, splits: list[tuple]) -> None:
     """Write data and each client's row numbers for the peers.
 
     Parameters
     ----------
-    path : Path
+    path : str
         An ``.npz`` file.
     x, y : Tensor
         All rows.
@@ -130,7 +138,7 @@ def save_clients(path: Path, x: Tensor, y: Tensor, splits: list[tuple]) -> None:
     np.savez(path, x=x.numpy(), y=y.numpy(), clients=len(splits), **numbers)
 
 
-def load_clients(path: str | Path) -> list[ClientRows]:
+def load_clients(path: str) -> list[ClientRows]:
     """Return what :func:`save_clients` wrote, one slice per client."""
     with np.load(path) as file:
         x, y = torch.from_numpy(file["x"]), torch.from_numpy(file["y"])

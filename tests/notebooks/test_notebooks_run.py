@@ -47,8 +47,11 @@ class Outcome:
         return frame[chosen & frame["client"].isna()].set_index("round")["value"]
 
     def final(self, metric: str) -> dict[str, float]:
-        """Return the last value by the name and kind of the run."""
-        return {f"{run.name}": float(self.validation(run.id, metric).iloc[-1]) for run in self.runs}
+        """Return the last value of each run, by its strategy (or "centralized")."""
+        return {
+            run.settings["strategy"]: float(self.validation(run.id, metric).iloc[-1])
+            for run in self.runs
+        }
 
 
 def numbers_of(pattern: str, text: str) -> list[float]:
@@ -58,16 +61,16 @@ def numbers_of(pattern: str, text: str) -> list[float]:
 
 
 def first_experiment(outcome: Outcome) -> None:
-    assert outcome.final("accuracy")["first experiment"] > 0.8
+    assert outcome.final("accuracy")["FedAvg"] > 0.9
 
 
 def uneven_clients(outcome: Outcome) -> None:
     final = outcome.final("accuracy")
     assert set(final) == {"FedAvg", "FedProx", "FedAdam", "centralized"}
     # Ten digits: one in ten by chance.
-    assert all(accuracy > 0.5 for accuracy in final.values()), final
-    # The lesson of the notebook: the wall between the clients costs something.
-    assert final["centralized"] == max(final.values())
+    assert min(final.values()) > 0.5
+    # The lesson of the notebook: walls between the clients cost something, a strategy wins some back.
+    assert final["FedAvg"] < final["FedAdam"] < final["centralized"]
     assert final["centralized"] > 0.9
 
 
@@ -76,11 +79,11 @@ def regression(outcome: Outcome) -> None:
         r"error: ([\d.]+) points; guessing the mean: ([\d.]+) points", outcome.text()
     )
     assert mae < 0.85 * guess
-    assert mae == pytest.approx(outcome.final("mae")["diabetes"], abs=0.051)
+    assert mae == pytest.approx(outcome.final("mae")["FedAvg"], abs=0.051)
 
 
 def magics(outcome: Outcome) -> None:
-    assert outcome.final("accuracy")["moons"] > 0.85
+    assert outcome.final("accuracy")["FedAvg"] > 0.9
 
 
 def connected_vehicles(outcome: Outcome) -> None:
