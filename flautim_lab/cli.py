@@ -300,9 +300,10 @@ def _final(metrics: pd.DataFrame) -> dict[str, dict[str, float]]:
     final: dict[str, dict[str, float]] = {}
     everybody = metrics[metrics["client"].isna()].sort_values("round")
     for split in sorted(everybody["split"].unique(), reverse=True):
-        rows = everybody[everybody["split"] == split]
-        last = rows.groupby("metric")["value"].last()
-        final[str(split)] = {str(name): float(value) for name, value in last.items()}
+        # Not groupby().last(), which skips a loss that is no longer a number.
+        rows = everybody[everybody["split"] == split].drop_duplicates("metric", keep="last")
+        values = zip(rows["metric"], rows["value"], strict=True)
+        final[str(split)] = {str(name): float(value) for name, value in sorted(values)}
     return final
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -358,6 +360,29 @@ def test_a_wrong_setting_in_a_cell_is_its_sentence(tmp_path: Path) -> None:
         "Error: cell [3] of a.ipynb failed: ExperimentError: rounds must be at least 1, not 0; "
         f"its traceback and the cells before it are in {out}\n"
     )
+
+
+def test_ctrl_c_while_a_notebook_runs(tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    sleep = f"open({str(mark)!r}, 'w').close(); import time; time.sleep(120)"
+    path = write(tmp_path / "a.ipynb", "rounds = 9", "print('kept')", sleep)
+    out = tmp_path / "out.ipynb"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flautim_lab.cli", "run", str(path), "-o", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stderr == f"\nstopped; the outputs up to here are in {out}\n"
+    assert "kept" in out.read_text()
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def show(run: Run) -> None:
         MimeBundle({"text/plain": plain_text(run, progress)}).display()
     elif not progress.status.ended:
         view = _views.get(run.id)
-        if view is None or view.closed:
+        if view is None or not view.alive:
             view = _views[run.id] = LiveView(run)
         view.display()
     elif not is_left_here(run):
@@ -113,9 +113,9 @@ class LiveView:
         self._thread.start()
 
     @property
-    def closed(self) -> bool:
-        """Whether somebody closed the widgets (``Widget.close_all()``)."""
-        return self.box.comm is None
+    def alive(self) -> bool:
+        """Whether it is kept true: not given up, and its widgets not closed by somebody."""
+        return self._thread.is_alive() and self.box.comm is not None
 
     @property
     def ended(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 
@@ -96,7 +97,7 @@ def lenet_round(work: Work, data: str) -> dict:
     _, noted = _simulate(work, data)
     ends = noted.trained
     return {
-        "rounds": [end - before for before, end in zip(ends, ends[1:], strict=False)],
+        "rounds": [end - before for before, end in itertools.pairwise(ends)],
         "loss": noted.losses[-1],
         "steps": noted.steps,
     }

@@ -44,7 +44,10 @@ class FreshProcesses:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self._end_all()
         shutil.rmtree(self.scratch, ignore_errors=True)

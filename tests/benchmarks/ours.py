@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import torch
@@ -97,7 +98,7 @@ def lenet_round(work: Work) -> dict:
         if (event.kind, event.client, event.name) == ("metric", ALL_CLIENTS, "loss")
     ]
     return {
-        "rounds": [end - before for before, end in zip(ends, ends[1:], strict=False)],
+        "rounds": [end - before for before, end in itertools.pairwise(ends)],
         "loss": losses[-1],
         "steps": _steps(made),
         "log": run.logs(),

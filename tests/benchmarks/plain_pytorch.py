@@ -120,7 +120,8 @@ def federate(work: Work, clients: list[ClientRows], threads: int, torch_threads:
                 thread.start()
             for thread in running:
                 thread.join()
-        weights = [torch.stack(parts).sum(0) for parts in zip(*[w.total for w in workers])]
+        totals = [worker.total for worker in workers]
+        weights = [torch.stack(parts).sum(0) for parts in zip(*totals, strict=True)]
         seconds.append(time.perf_counter() - begin)
     return {
         "rounds": seconds[1:],

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from ipykernel.inprocess.manager import InProcessKernelManager
 
 import flautim_lab as lab
@@ -46,12 +45,19 @@ class Notebook:
         manager = InProcessKernelManager()
         manager.start_kernel()
         self.shell = manager.kernel.shell
+        self._manager = manager
         self._client = manager.client()
         self._client.start_channels()
         #: Display id to its newest MIME bundle, in order of appearance.
         self.displays: dict[str, dict[str, Any]] = {}
         #: Display id to the cells whose messages changed it.
         self.changed_by: dict[str, list[str]] = {}
+
+    def close(self) -> None:
+        self._client.stop_channels()
+        self._manager.kernel.iopub_thread.stop()
+        self._manager.shutdown_kernel()
+        type(self.shell).clear_instance()
 
     def put(self, **names: object) -> None:
         self.shell.user_ns.update(names)
@@ -88,11 +94,13 @@ def notebook() -> Iterator[Notebook]:
     book = Notebook()
     magics.load_ipython_extension(book.shell)
     yield book
+    for thread in threading.enumerate():
+        if thread.name.startswith("view of "):
+            thread.join(timeout=30)
     observer_factories.clear()
     for remembered in (live_view._views, static_page._left_in, text_progress._waited_for):
         remembered.clear()
-    type(book.shell).clear_instance()
-    InteractiveShell.clear_instance()
+    book.close()
 
 
 class Steps:

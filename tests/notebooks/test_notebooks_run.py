@@ -69,7 +69,7 @@ def uneven_clients(outcome: Outcome) -> None:
     assert set(final) == {"FedAvg", "FedProx", "FedAdam", "centralized"}
     # Ten digits: one in ten by chance.
     assert min(final.values()) > 0.5
-    # The lesson of the notebook: walls between the clients cost something, a strategy wins some back.
+    # The lesson of the notebook: walls between the clients cost, and a strategy wins some back.
     assert final["FedAvg"] < final["FedAdam"] < final["centralized"]
     assert final["centralized"] > 0.9
 
