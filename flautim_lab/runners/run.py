@@ -12,13 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+import torch
+
 from flautim_lab.errors import BundleError, RecordsError, TrainingError
 from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.experiment.client_data import Scale, scaled
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model, metrics_csv
 from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
 from flautim_lab.records.store import Records
+from flautim_lab.runners.labels import labels
 from flautim_lab.runners.progress import (
     Follower,
     Observer,
@@ -30,7 +35,7 @@ from flautim_lab.runners.progress import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import nn
+    from torch import Tensor, nn
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
 LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
@@ -289,6 +294,61 @@ class Run:
         model.load_state_dict(load_model(self.folder))
         return model.eval()
 
+    def predict(self, features: Any) -> Tensor:
+        """Return the trained model's outputs for rows in the units of the dataset.
+
+        A table's rows are scaled as they were in training before they go into the model, so
+        ``run.predict(dataset.features)`` is what ``run.model()`` alone is not.
+
+        Parameters
+        ----------
+        features : Tensor or array-like
+            Rows first: ``(rows, features)`` for a table, else whatever the model takes.
+
+        Returns
+        -------
+        Tensor
+            The model's outputs, rows first (class scores, or values).
+
+        Raises
+        ------
+        RecordsError
+            If the run has no model yet.
+        TrainingError
+            If each client had a scale of its own, or the rows do not fit the model.
+        """
+        model = self.model()
+        rows = torch.as_tensor(features)
+        rows = rows.float() if rows.dtype == torch.float64 else rows
+        path = self.folder / "scale.json"
+        if path.exists():
+            scale = json.loads(path.read_text(encoding="utf-8"))
+            if scale["each_client_its_own"]:
+                raise TrainingError(
+                    f"in run {self._id} each client scaled its rows by itself, so there is no one "
+                    "scale for new rows; use standardize='federated', or scale them yourself and "
+                    "call run.model()"
+                )
+            wanted = len(scale["mean"])
+            if rows.ndim != 2 or rows.shape[1] != wanted:
+                raise TrainingError(
+                    f"the rows must have the shape (rows, {wanted}), not {tuple(rows.shape)}"
+                )
+            rows = scaled(
+                rows,
+                Scale(np.array(scale["mean"]), np.array(scale["std"])),
+                torch.tensor(scale["numeric"]),
+            )
+        with torch.no_grad():
+            try:
+                outputs: Tensor = model(rows)
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                raise TrainingError(
+                    f"the model fails on rows of shape {tuple(rows.shape)}: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
+        return outputs
+
     def plot(self, metric: str = "loss", compare: Sequence[Run] = ()) -> Figure:
         """Return a picture of a metric over the rounds, of this run and of others.
 
@@ -306,8 +366,8 @@ class Run:
         known = metric_names(frames[self.id])
         if known:
             choose(metric, known, "metric")
-        labels = _labels(runs)
-        curves = {labels[run.id]: frames[run.id] for run in runs}
+        names = labels([run.record for run in runs])
+        curves = {names[run.id]: frames[run.id] for run in runs}
         return plot_metrics(
             curves,
             metric=metric,
@@ -369,39 +429,6 @@ class Run:
             self._here.done.wait(max(seconds, 0.0))
         else:
             time.sleep(max(seconds, 0.0))
-
-
-# What tells runs apart on a plot: shown as it is, or with its name before it.
-_SPEAK_FOR_THEMSELVES = ("name", "strategy", "model", "dataset", "partition")
-_NAMED = ("strategy_args", "lr", "local_epochs", "batch_size", "clients_per_round", "optimizer")
-_ALSO_NAMED = ("rounds", "seed")
-
-
-def _labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a label per run that says in what it differs from the others."""
-    records = [run.record for run in runs]
-    facts = [{**record.settings, "name": record.name} for record in records]
-    labels: dict[str, list[str]] = {record.id: [] for record in records}
-    for key in (*_SPEAK_FOR_THEMSELVES, *_NAMED, *_ALSO_NAMED):
-        values = [fact.get(key, "") for fact in facts]
-        if len({str(value) for value in values}) == 1:
-            continue
-        for record, value in zip(records, values, strict=True):
-            if key in _SPEAK_FOR_THEMSELVES:
-                labels[record.id].append(str(value))
-            elif isinstance(value, dict):
-                labels[record.id] += [f"{name}={text}" for name, text in value.items()]
-            elif not record.settings.get("centralized"):
-                labels[record.id].append(f"{key}={value}")
-    joined = {run_id: ", ".join(words) for run_id, words in labels.items()}
-    if len(set(joined.values())) == len(records) > 1:
-        return joined
-    return {
-        record.id: f"{joined[record.id] or record.name} ({record.id[-8:]})"
-        if len(records) > 1
-        else record.name
-        for record in records
-    }
 
 
 def _terminal_line(progress: Progress) -> None:

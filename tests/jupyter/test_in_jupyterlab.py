@@ -180,7 +180,8 @@ class Lab:
     def __init__(self, page: Any, server: Server, path: Path, shots: Path) -> None:
         self.page, self._server, self.path, self._shots = page, server, path, shots
         page.set_default_timeout(60_000)
-        page.goto(f"{server.url}/lab/tree/{path.name}?token={TOKEN}")
+        # A workspace of its own: no tabs of other tests.
+        page.goto(f"{server.url}/lab/workspaces/{path.stem}/tree/{path.name}?token={TOKEN}")
         self.wait_for_kernel()
 
     def wait_for_kernel(self) -> None:

@@ -210,6 +210,20 @@ def test_the_notebook_itself_is_never_overwritten(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ipynb", "1")
+    (tmp_path / "file").write_text("no folder")
+    message = f"the folder of the output cannot be made: File exists ({tmp_path}/file)"
+    with pytest.raises(NotebookError, match=f"^{re.escape(message)}$"):
+        execute_notebook(path, tmp_path / "file" / "out.ipynb")
+    (tmp_path / "out.ipynb").mkdir()
+    (tmp_path / "out.ipynb" / "a.ipynb").mkdir()
+    message = f"{tmp_path}/out.ipynb/a.ipynb cannot be written: Is a directory"
+    with pytest.raises(NotebookError, match=f"^{re.escape(message)}$"):
+        execute_notebook(path, tmp_path / "out.ipynb")
+    assert kernels() == []
+
+
 # --- execution, each with a real kernel ---------------------------------------------------
 
 

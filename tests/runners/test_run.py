@@ -12,13 +12,17 @@ import pytest
 import torch
 
 import flautim_lab as lab
-from flautim_lab.runners import run as run_module
-from tests.federations import Net, experiment, iris_frame, same
+from flautim_lab.runners.labels import labels
+from tests.federations import Net, experiment, iris, iris_frame, same, tensors
 
 
 @pytest.fixture
 def finished():
     return lab.run(experiment(name="iris, um")).wait()
+
+
+def labels_of(*runs):
+    return labels([run.record for run in runs])
 
 
 def elsewhere(run):
@@ -69,6 +73,33 @@ def test_the_model_is_the_trained_one(finished):
     assert same(model.state_dict(), other.state_dict())
 
 
+def test_predictions_are_made_from_rows_in_their_own_units():
+    run = lab.run(experiment(rounds=30, local_epochs=2)).wait()
+    dataset = run.experiment.dataset
+    right = run.predict(dataset.features).argmax(1) == dataset.targets
+    assert right.float().mean() > 0.8
+    raw = run.model()(dataset.features).argmax(1) == dataset.targets
+    assert raw.float().mean() < right.float().mean()
+    assert torch.equal(
+        elsewhere(run).predict(dataset.features.numpy()), run.predict(dataset.features)
+    )
+    with pytest.raises(lab.TrainingError, match=r"must have the shape \(rows, 4\), not \(4,\)"):
+        run.predict(dataset.features[0])
+
+
+def test_predictions_where_each_client_has_its_own_scale_are_refused():
+    run = lab.run(experiment(dataset=iris(standardize="client"))).wait()
+    with pytest.raises(lab.TrainingError, match="each client scaled its rows by itself"):
+        run.predict([[1.0, 2.0, 3.0, 4.0]])
+
+
+def test_predictions_of_tensors_need_no_scale():
+    run = lab.run(experiment(dataset=tensors())).wait()
+    assert run.predict(torch.ones(2, 4, dtype=torch.float64)).shape == (2, 3)
+    with pytest.raises(lab.TrainingError, match=r"the model fails on rows of shape \(2, 5\)"):
+        run.predict(torch.ones(2, 5))
+
+
 def test_another_process_finds_model_and_experiment(finished):
     code = (
         "import sys, torch, flautim_lab as lab\n"
@@ -103,13 +134,13 @@ def test_plots(finished):
 def test_runs_of_the_same_name_get_labels_that_tell_them_apart(finished):
     again = lab.run(finished.experiment).wait()
     prox = lab.run(finished.experiment.replace(strategy="FedAdam")).wait()
-    assert set(run_module._labels([finished, prox]).values()) == {"FedAvg", "FedAdam"}
+    assert set(labels_of(finished, prox).values()) == {"FedAvg", "FedAdam"}
     slow = lab.run(finished.experiment.replace(lr=0.001), name="other").wait()
-    assert set(run_module._labels([finished, slow]).values()) == {
+    assert set(labels_of(finished, slow).values()) == {
         "iris, um, lr=0.01",
         "other, lr=0.001",
     }
-    assert len(set(run_module._labels([finished, again]).values())) == 2
+    assert len(set(labels_of(finished, again).values())) == 2
 
 
 def test_downloads(finished, tmp_path, monkeypatch):
