@@ -12,6 +12,7 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -253,10 +254,10 @@ def _draw_line(
         linewidth=WIDTHS[split],
         linestyle=style,
         marker=("o" if train else "s") if few else "",
-        # A hollow marker keeps the two apart where the lines lie on one another.
         markerfacecolor="white" if train else color,
         markersize=5.5 if len(line) == 1 else 3.6,
-        zorder=2 if train else 3,
+        # Thin over thick: both are seen where they lie on one another.
+        zorder=3 if train else 2,
     )
     return drawn
 
@@ -275,7 +276,9 @@ def _style(panel: Axes, metric: str) -> None:
         panel.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         panel.spines[side].set_color("#c4c9cf")
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    panel.xaxis.set_major_locator(
+        MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    )
     panel.yaxis.set_major_locator(_value_ticks())
     panel.margins(x=0.02, y=0.08)
 
@@ -299,7 +302,9 @@ def _limit_values(panel: Axes) -> None:
     """Fit the value axis to the lines, and to the clients but for the few that are far away."""
     values = _joined([np.asarray(line.get_ydata(), dtype=float) for line in panel.lines])
     lines = [item for item in panel.collections if isinstance(item, LineCollection)]
-    each = _joined([segment[:, 1] for item in lines for segment in item.get_segments()])
+    each = _joined(
+        [segment.reshape(-1, 2)[:, 1] for item in lines for segment in item.get_segments()]
+    )
     if not values.size and not each.size:
         panel.set_yticks([])
         return
@@ -317,10 +322,12 @@ def _limit_values(panel: Axes) -> None:
 
 def _tick_labels(ticks: Sequence[float]) -> list[str]:
     """Word the ticks alike: as many digits as the step needs, or powers of ten."""
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0] if ticks else 1.0) or 1.0
-    if max(abs(tick) for tick in (*ticks, step)) >= 1e5 or step < 1e-5:
-        return [f"{tick:.4g}" for tick in ticks]
-    digits = next(d for d in range(8) if abs(round(step, d) - step) < 1e-3 * step)
+    largest = max(map(abs, ticks), default=0.0) or 1.0
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else largest
+    if largest >= 1e5 or step < 1e-7:
+        digits = 1 + math.ceil(math.log10(max(largest / step, 1.0)))
+        return [f"{tick:.{max(digits, 2)}g}" for tick in ticks]
+    digits = next(d for d in range(9) if abs(round(step, d) - step) < 1e-3 * step)
     return [f"{tick:.{digits}f}" for tick in ticks]
 
 
@@ -340,7 +347,7 @@ def _arrange(
     labels = [label.get_text() for panel in panels for label in panel.get_yticklabels()]
     left = 0.18 + 0.07 * max(map(len, labels), default=0)
     wide, high = (4.0 if len(panels) > 1 else 5.9), 2.25
-    above = 0.26 + (0.32 if title else 0) + (0.28 if drawn and not beside else 0)
+    above = 0.3 + (0.32 if title else 0) + (0.28 if drawn and not beside else 0)
     names = [_plain(label) for label in drawn]
     columns = 1 + (len(names) - 1) // 12 if beside else len(names)
     legend_width = columns * (0.55 + 0.075 * max(map(len, names), default=0)) if beside else 0.1
@@ -351,7 +358,7 @@ def _arrange(
         start = left + number * (left + wide)
         panel.set_position((start / width, 0.52 / height, (wide - 0.1) / width, high / height))
     if title:
-        place = 1 - 0.08 / height
+        place = 1 - 0.1 / height
         figure.text(
             left / width,
             place,
@@ -363,7 +370,7 @@ def _arrange(
         )
     if not drawn:
         return
-    row = 1 - (0.32 if title else 0.02) / height
+    row = 1 - (0.36 if title else 0.06) / height
     corner = (1 - legend_width / width, row - 0.2 / height) if beside else (left / width, row)
     figure.legend(
         list(drawn.values()),

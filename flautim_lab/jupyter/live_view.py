@@ -97,6 +97,7 @@ class LiveView:
             layout=widgets.Layout(width="auto", flex="0 0 auto"),
         )
         self.stop_button.on_click(self._ask_stop)
+        _answer_while_busy(self.stop_button)
         self.picture = widgets.Image(
             format="png", layout=widgets.Layout(display="none", max_width="100%", height="auto")
         )
@@ -213,10 +214,10 @@ class LiveView:
     def _end(self, progress: Progress) -> None:
         """Set the last state, and replace each display by the static page."""
         if not self._ended:
+            self._set_picture(draw(self.run, progress))
             self._set_words(progress)
             self.stop_button.disabled = True
             self.stop_button.description = "Stop"
-            self._set_picture(draw(self.run, progress))
             self.problem.value = ""
         page = static_page(self.run, progress, self._picture)
         for display_id in self._displays:
@@ -243,6 +244,18 @@ class LiveView:
         self.problem.value = html.problem(
             f"This view could not be brought up to date ({_words(error)}); {then}."
         )
+
+
+def _answer_while_busy(button: widgets.Button) -> None:
+    """Let clicks be handled while a cell runs: above all while it waits for the run.
+
+    JupyterLab (from 4.4) sends them to a subshell of the kernel, a thread that is free then.
+    ipykernel 7.4 sends them on to the shell that made the button, which is the busy one; this
+    takes JupyterLab's choice instead. Other versions and front ends do not look at it, and there
+    a click without a subshell waits until the cell has ended.
+    """
+    if button.comm is not None:
+        button.comm._reply_subshell_for = lambda data, asked_for: asked_for
 
 
 def _words(error: Exception) -> str:

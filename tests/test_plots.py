@@ -1,0 +1,280 @@
+"""Curves: what is drawn, that it is drawn without pyplot, and that it can be seen."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+import flautim_lab as lab
+from flautim_lab.plots import TRAIN, VALIDATION, WIDTHS, metric_names, plot_metrics, to_png
+from tests.federations import experiment
+
+
+def frame(rounds=5, clients=3, metrics=("loss", "accuracy"), splits=("train", "validation")):
+    rows = [
+        (number, client, split, metric, (2.0 if split == "train" else 2.5) / number + (client or 0))
+        for number in range(1, rounds + 1)
+        for split in splits
+        for metric in metrics
+        for client in [None, *range(clients)]
+    ]
+    made = pd.DataFrame(rows, columns=["round", "client", "split", "metric", "value"])
+    return made.astype({"client": "Int64"})
+
+
+def lines(panel):
+    """The lines of a panel by colour; those of single clients are a collection."""
+    return {to_hex(line.get_color()).upper(): line for line in panel.lines}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def pixels(figure, **how):
+    return Image.open(io.BytesIO(to_png(figure, **how))).convert("RGB")
+
+
+def colours(image):
+    return {colour for _, colour in image.getcolors(1 << 20)}
+
+
+def test_a_real_run():
+    run = lab.run(experiment(rounds=2)).wait()
+    figure = plot_metrics({"iris": run.metrics}, metric=["loss", "accuracy"], rounds=2)
+    loss, accuracy = figure.axes
+    seen = run.metrics[run.metrics.client.isna() & (run.metrics.metric == "loss")]
+    for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
+        line = lines(loss)[colour]
+        expected = seen[seen.split == split].value
+        np.testing.assert_array_equal(line.get_ydata(), expected)
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+    # Accuracy is measured in validation only.
+    assert list(lines(accuracy)) == [VALIDATION]
+    assert legend(figure) == ["train", "validation", "each client (validation)"]
+
+
+def test_metric_names():
+    made = frame(1, metrics=("rmse", "accuracy", "mae", "loss"))
+    assert metric_names(made) == ["loss", "accuracy", "mae", "rmse"]
+    assert metric_names(made[made.metric == "rmse"]) == ["rmse"]
+    assert metric_names(made.iloc[:0]) == []
+
+
+def test_train_and_validation_differ_in_more_than_colour():
+    (panel,) = plot_metrics({"a": frame()}).axes
+    train, validation = lines(panel)[TRAIN], lines(panel)[VALIDATION]
+    assert train.get_linewidth() < validation.get_linewidth()
+    assert train.get_marker() != validation.get_marker()
+    assert train.get_markerfacecolor() == "white"
+    # Where they lie on one another the thin one is seen on the thick one.
+    assert train.get_zorder() > validation.get_zorder()
+
+
+def test_each_client_is_a_thin_line_up_to_thirty():
+    (panel,) = plot_metrics({"a": frame(clients=30)}).axes
+    (collection,) = panel.collections
+    segments = collection.get_segments()
+    assert len(segments) == 30
+    np.testing.assert_allclose(segments[2][:, 1], [2.5 / n + 2 for n in range(1, 6)])
+    figure = plot_metrics({"a": frame(clients=31)})
+    assert len(figure.axes[0].collections) == 0
+    assert legend(figure) == ["train", "validation"]
+
+
+def test_the_clients_of_train_are_shown_where_there_is_no_validation():
+    figure = plot_metrics({"a": frame(splits=("train",))})
+    assert legend(figure) == ["train", "each client (train)"]
+
+
+def test_several_runs_have_a_colour_each_and_no_client_lines():
+    figure = plot_metrics({"FedAvg": frame(), "FedProx": frame()}, metric=["loss", "accuracy"])
+    assert legend(figure) == ["FedAvg", "FedProx", "train", "validation"]
+    for panel in figure.axes:
+        assert len(panel.lines) == 4
+        assert len(lines(panel)) == 2
+        assert len(panel.collections) == 0
+        assert {line.get_linewidth() for line in panel.lines} == set(WIDTHS.values())
+
+
+def test_more_runs_than_colours_differ_in_their_dashes():
+    figure = plot_metrics({f"run {n}": frame(30) for n in range(16)})
+    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 16
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 12, 400])
+def test_rounds_are_whole_numbers(rounds):
+    figure = plot_metrics({"a": frame(rounds)})
+    to_png(figure)
+    (panel,) = figure.axes
+    low, high = panel.get_xlim()
+    ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) for tick in ticks)
+    assert low < 1
+    assert high > rounds
+
+
+def test_the_axis_spans_the_rounds_to_come():
+    (panel,) = plot_metrics({"a": frame(2)}, rounds=20).axes
+    assert panel.get_xlim()[1] > 20
+    (panel,) = plot_metrics({"a": frame(2)}, rounds=1).axes
+    assert panel.get_xlim()[1] > 2
+
+
+def test_a_single_round_is_seen():
+    image = pixels(plot_metrics({"a": frame(1)}))
+    for colour in (TRAIN, VALIDATION):
+        wanted = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        near = [c for c in colours(image) if max(abs(np.subtract(c, wanted))) <= 4]
+        assert near, colour
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_leaves_a_gap(value):
+    made = frame(4)
+    made.loc[made["round"] == 2, "value"] = value
+    figure = plot_metrics({"a": made})
+    to_png(figure)
+    (panel,) = figure.axes
+    gap = [np.isnan(y) for y in lines(panel)[VALIDATION].get_ydata()]
+    assert gap == [False, True, False, False]
+    assert np.isfinite(panel.get_ylim()).all()
+
+
+def test_nothing_but_what_is_no_number():
+    made = frame(2)
+    made["value"] = np.nan
+    to_png(plot_metrics({"a": made}))
+
+
+def test_rounds_without_validation_are_no_gap():
+    made = frame(6)
+    made = made[(made.split == "train") | (made["round"] % 3 == 0)]
+    (panel,) = plot_metrics({"a": made}).axes
+    np.testing.assert_array_equal(lines(panel)[VALIDATION].get_xdata(), [3, 6])
+
+
+def test_a_client_far_away_does_not_flatten_the_others():
+    made = frame(10, clients=20)
+    made.loc[(made.client == 4) & (made["round"] > 5), "value"] = 1e9
+    (panel,) = plot_metrics({"a": made}).axes
+    assert panel.get_ylim()[1] < 100
+
+
+def test_nothing_measured_yet():
+    figure = plot_metrics({"a": frame(0)}, rounds=20)
+    (panel,) = figure.axes
+    assert [text.get_text() for text in panel.texts] == ["nothing measured yet"]
+    assert figure.legends == []
+    to_png(figure)
+
+
+@pytest.mark.parametrize(
+    ("curves", "metric", "message"),
+    [
+        ({}, "loss", "there is nothing to plot; name at least one run"),
+        ({"a": frame(1)}, [], "there is nothing to plot; name at least one metric"),
+        (
+            {"a": frame(1)},
+            "acuracy",
+            "no metric named 'acuracy'; did you mean 'accuracy'? choose one of: loss, accuracy",
+        ),
+    ],
+)
+def test_bad_questions(curves, metric, message):
+    with pytest.raises(lab.UsageError) as caught:
+        plot_metrics(curves, metric=metric)
+    assert str(caught.value) == message
+
+
+def test_labels_are_shown_as_they_are():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = ["_private", "$5 and $6", "x" * 100]
+        figure = plot_metrics({name: frame() for name in names}, title="50 $ or $x$?")
+        to_png(figure)
+    assert legend(figure)[:3] == ["_private", r"\$5 and \$6", "x" * 37 + "..."]
+    assert figure.texts[0].get_text() == r"50 \$ or \$x\$?"
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.0, 0.1, 0.2, 0.3], ["0.0", "0.1", "0.2", "0.3"]),
+        ([0.0, 25.0, 50.0, 75.0], ["0", "20", "40", "60", "80"]),
+        ([0.6931, 0.69312], ["0.693100", "0.693105", "0.693110", "0.693115", "0.693120"]),
+        ([1e6, 1e6 + 2], ["1000000", "1000000.5", "1000001", "1000001.5", "1000002"]),
+        ([0.0, 2e9, 4e9], ["0", "1e+09", "2e+09", "3e+09", "4e+09"]),
+    ],
+)
+def test_value_ticks_have_the_digits_they_need(values, labels):
+    made = frame(len(values), clients=0, metrics=("loss",), splits=("train",))
+    made["value"] = values
+    (panel,) = plot_metrics({"a": made}).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == labels
+
+
+def test_png_is_twice_as_fine_white_and_small():
+    figure = plot_metrics({"a": frame(30, clients=20)}, metric=["loss", "accuracy"], rounds=30)
+    width, height = figure.get_size_inches() * figure.dpi
+    data = to_png(figure)
+    image = Image.open(io.BytesIO(data))
+    assert abs(image.size[0] - 2 * width) <= 1
+    assert abs(image.size[1] - 2 * height) <= 1
+    assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert len(data) < 100_000
+    # The figure is as it was.
+    assert figure.dpi == 96
+    assert abs(pixels(figure, scale=1).size[0] - width) <= 1
+
+
+def test_a_notebook_shows_the_figure_sharp_whether_or_not_pyplot_is_there():
+    figure = plot_metrics({"a": frame()})
+    data, size = figure._repr_png_()
+    assert data == to_png(figure)
+    width, height = figure.get_size_inches() * figure.dpi
+    assert size == {"width": round(width), "height": round(height)}
+
+
+def test_drawing_anew_gives_the_same_picture():
+    metrics = ["loss", "accuracy"]
+    once = plot_metrics({"a": frame(3)}, metric=metrics, rounds=20)
+    to_png(once)
+    again = plot_metrics({"a": frame(17, 5)}, metric=metrics, rounds=20, onto=once)
+    assert again is once
+    fresh = plot_metrics({"a": frame(17, 5)}, metric=metrics, rounds=20)
+    assert to_png(again) == to_png(fresh)
+    # Another metric needs other panels.
+    assert plot_metrics({"a": frame(3)}, onto=once) is not once
+
+
+def test_drawn_without_pyplot_and_without_touching_its_settings():
+    code = """
+import sys, threading
+import matplotlib, pandas as pd
+matplotlib.rcParams.update({"text.color": "red", "axes.facecolor": "black", "font.size": 40})
+before = matplotlib.rcParams.copy()
+from flautim_lab.plots import plot_metrics, to_png
+frame = pd.DataFrame({"round": [1, 2], "client": pd.array([None, None], "Int64"),
+                      "split": "train", "metric": "loss", "value": [2.0, 1.0]})
+done = []
+thread = threading.Thread(target=lambda: done.append(to_png(plot_metrics({"a": frame}))))
+thread.start(); thread.join()
+assert done[0].startswith(b"\\x89PNG")
+print("matplotlib.pyplot" in sys.modules)
+assert matplotlib.rcParams == before
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
