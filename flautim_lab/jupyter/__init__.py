@@ -27,9 +27,22 @@ def register(ipython: Any) -> None:
     """
     formatter = ipython.display_formatter.ipython_display_formatter
     formatter.for_type_by_name("flautim_lab.runners.run", "Run", _show)
-    ipython.set_custom_exc((FlautimError,), _show_error)
+    if FlautimError not in ipython.custom_exceptions:
+        _handle_errors(ipython)
     if getattr(ipython, "kernel", None) is not None and _observe not in observer_factories:
         observer_factories.append(_observe)
+
+
+def _handle_errors(ipython: Any) -> None:
+    """Show errors of ours as sentences; those that somebody else handles stay with them."""
+    theirs, handler = ipython.custom_exceptions, ipython.CustomTB
+
+    def handle(shell: Any, kind: type[BaseException], *details: Any, **more: Any) -> list[str]:
+        if issubclass(kind, FlautimError):
+            return _show_error(shell, kind, *details, **more)
+        return list(handler(kind, *details, **more))
+
+    ipython.set_custom_exc((*theirs, FlautimError), handle)
 
 
 def _show(run: Run) -> None:

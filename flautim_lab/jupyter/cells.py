@@ -6,6 +6,7 @@ import ast
 import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from flautim_lab.errors import FlautimError, UsageError
@@ -29,6 +30,8 @@ class Kind:
         In the singular ("dataset").
     accepts : callable
         Whether an object is one.
+    accepts_named : callable
+        Whether an object is one if it has the name that was asked for.
     how : str
         What to write in the cell, for the message where there is none.
     """
@@ -36,6 +39,7 @@ class Kind:
     what: str
     accepts: Callable[[object], bool]
     how: str
+    accepts_named: Callable[[object], bool] = lambda value: False
 
 
 def kind_of(what: str) -> Kind:
@@ -52,7 +56,13 @@ def kind_of(what: str) -> Kind:
             lambda value: isinstance(value, Dataset) or _is_class_of(value, Dataset),
             "a lab.CSVDataset, or a torch Dataset or a class of one",
         ),
-        Kind("model", lambda value: _is_class_of(value, nn.Module), "a class of torch.nn.Module"),
+        Kind(
+            "model",
+            lambda value: _is_class_of(value, nn.Module),
+            "a class of torch.nn.Module",
+            # A function that makes one: but a cell has other functions, too.
+            lambda value: isinstance(value, FunctionType),
+        ),
         Kind(
             "experiment",
             lambda value: isinstance(value, Experiment),
@@ -107,7 +117,7 @@ def define(shell: Any, kind: Kind, name: str, source: str) -> None:
 
 def find(kind: Kind, name: str, bound: Mapping[str, object], value: object) -> object:
     """Return the one thing of ``kind`` among what a cell bound, and the value it ends with."""
-    if name in bound and kind.accepts(bound[name]):
+    if name in bound and (kind.accepts(bound[name]) or kind.accepts_named(bound[name])):
         return bound[name]
     if kind.accepts(value):
         return value

@@ -13,7 +13,7 @@ from flautim_lab.jupyter import html
 from flautim_lab.runners.progress import Progress
 
 if TYPE_CHECKING:
-    from flautim_lab.plots import Plot
+    from flautim_lab.plots import LivePlot
     from flautim_lab.runners.run import Run
 
 #: Run id to the cell in which its last page was left.
@@ -22,16 +22,11 @@ _left_in: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, the width and height it is shown with (CSS pixels), and the numbers it ends with.
-
-    The figure is kept, to be drawn anew.
-    """
+    """A PNG, and the width and height it is shown with, in CSS pixels."""
 
     png: bytes
     width: int
     height: int
-    final: dict[str, dict[str, float]]
-    figure: Plot
 
 
 @dataclass(frozen=True)
@@ -65,49 +60,56 @@ class MimeBundle:
         )
 
 
-def draw(
-    run: Run, progress: Progress, *, onto: Picture | None = None, scale: float = 2.0
-) -> Picture | None:
-    """Draw loss and, beside it, accuracy or the first error measure; None before the first round.
+class Artist:
+    """Draws the curves of a run: loss and, beside it, accuracy or the first error measure.
 
-    Safe off the main thread. ``onto`` is an earlier picture of the run, which may be drawn over;
-    with it and a lower ``scale`` (pixels per CSS pixel) a picture takes half the time.
+    Safe off the main thread, one thread at a time.
     """
-    # Loads matplotlib and pandas: not before there is something to draw.
-    from flautim_lab.plots import metric_names, plot_metrics, to_png
 
-    frame = run.metrics
-    if frame.empty:
-        return None
-    figure = plot_metrics(
-        {"": frame},
-        metric=metric_names(frame)[:2],
-        rounds=progress.rounds,
-        onto=None if onto is None else onto.figure,
-    )
-    width, height = figure.get_size_inches() * figure.dpi
-    together = frame[frame["client"].isna()].sort_values("round")
-    final: dict[str, dict[str, float]] = {name: {} for name in metric_names(frame)}
-    # Rounds ascend, so the last one stays.
-    for metric, split, value in zip(
-        together["metric"], together["split"], together["value"], strict=True
-    ):
-        final[metric][split] = float(value)
-    return Picture(to_png(figure, scale), round(width), round(height), final, figure)
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._live: LivePlot | None = None
 
+    def live(self, rounds: int) -> Picture | None:
+        """Draw quickly, for a picture that is soon replaced; None before the first measure."""
+        # Loads matplotlib and pandas: not before there is something to draw.
+        from flautim_lab.plots import LivePlot, metric_names
 
-def static_page(run: Run, progress: Progress, picture: Picture | None) -> MimeBundle:
-    """Return the page of a run that needs no kernel and no widgets: HTML, PNG and text."""
-    page = html.page(
-        run.name,
-        run.id,
-        progress,
-        final={} if picture is None else picture.final,
-        png=None if picture is None else picture.png,
-        width=0 if picture is None else picture.width,
-    )
-    data = {"text/html": page, "text/plain": plain_text(run, progress)}
-    return MimeBundle(data).with_picture(picture)
+        frame = self._run.metrics
+        metrics = tuple(metric_names(frame)[:2])
+        if not metrics:
+            return None
+        if self._live is None or self._live.metrics != metrics:
+            self._live = LivePlot(metrics, rounds)
+        return Picture(self._live.png(frame), *self._live.size)
+
+    def page(self, progress: Progress) -> MimeBundle:
+        """Return the page of the run that needs no kernel and no widgets: HTML, PNG and text."""
+        from flautim_lab.plots import metric_names, plot_metrics, shown_size, to_png
+
+        frame = self._run.metrics
+        metrics = metric_names(frame)
+        picture = None
+        if metrics:
+            figure = plot_metrics({"": frame}, metric=metrics[:2], rounds=progress.rounds)
+            picture = Picture(to_png(figure), *shown_size(figure))
+        # Rounds ascend, so the last value of each stays.
+        final: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
+        together = frame[frame["client"].isna()]
+        for metric, split, value in zip(
+            together["metric"], together["split"], together["value"], strict=True
+        ):
+            final[metric][split] = float(value)
+        html_page = html.page(
+            self._run.name,
+            self._run.id,
+            progress,
+            final=final,
+            png=None if picture is None else picture.png,
+            width=0 if picture is None else picture.width,
+        )
+        data = {"text/html": html_page, "text/plain": plain_text(self._run, progress)}
+        return MimeBundle(data).with_picture(picture)
 
 
 def plain_text(run: Run, progress: Progress) -> str:

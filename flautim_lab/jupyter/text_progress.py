@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flautim_lab.jupyter import html
-from flautim_lab.jupyter.static_page import MimeBundle, draw, mark_left, static_page
+from flautim_lab.jupyter.static_page import Artist, MimeBundle, mark_left
 from flautim_lab.runners.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TextProgress:
             return
         line = html.text_line(progress)
         if progress.status.ended:
-            self._show(static_page(self._run, progress, draw(self._run, progress)))
+            self._show(Artist(self._run).page(progress))
             mark_left(self._run)
             self._silent = True
         elif line != self._line:

@@ -24,17 +24,19 @@ lab.run
 _WAIT = """
 while not run.status.ended:
     time.sleep(0.5)
+cpu_seconds = time.process_time() - began
 """
 _TELL = """
 import json
 record = run.record
 print(json.dumps({"seconds": record.finished - record.started, "status": str(run.status),
+                  "cpu_seconds": cpu_seconds, "log": run.logs(),
                   "matplotlib": "matplotlib" in sys.modules}))
 """
 
 
 def seconds(work: Work, shown: str) -> dict:
-    """Return the run's own seconds, from its records.
+    """Return the run's own seconds, from its records, and the CPU seconds of the kernel meanwhile.
 
     Parameters
     ----------
@@ -43,7 +45,9 @@ def seconds(work: Work, shown: str) -> dict:
         Whether the cell that starts the run ends with it, so that the kernel displays it.
     """
     make = _MAKE.format(folder=str(Path(__file__).parent), work=work.name, rounds=ROUNDS)
-    start = "run = lab.run(made)" + ("\nrun" if shown == "shown" else "")
+    start = "began = time.process_time()\nrun = lab.run(made)" + (
+        "\nrun" if shown == "shown" else ""
+    )
     cells = [nbformat.v4.new_code_cell(code.strip()) for code in (make, start, _WAIT, _TELL)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

@@ -90,7 +90,7 @@ class LeNet(nn.Module):
 IRIS = Work(
     "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
 )
-LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.02)
+LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
 WORKS = {work.name: work for work in (IRIS, LENET)}
 
 
@@ -107,7 +107,7 @@ def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
     patterns = torch.randn(10, 1, 28, 28, generator=generator)
     y = torch.randint(10, (rows,), generator=generator)
     noise = torch.randn(rows, 1, 28, 28, generator=generator)
-    return 0.3 * patterns[y] + noise, y
+    return patterns[y] + noise, y
 
 
 @dataclass(frozen=True)

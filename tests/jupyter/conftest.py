@@ -48,6 +48,12 @@ class Notebook:
         self._manager = manager
         self._client = manager.client()
         self._client.start_channels()
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, as an empty notebook."""
+        while self._client.iopub_channel.msg_ready():
+            self._client.get_iopub_msg(timeout=5)
         #: Display id to its newest MIME bundle, in order of appearance.
         self.displays: dict[str, dict[str, Any]] = {}
         #: Display id to the cells whose messages changed it.
@@ -89,18 +95,26 @@ class Notebook:
         return list(self.displays.values())
 
 
-@pytest.fixture
-def notebook() -> Iterator[Notebook]:
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Notebook]:
     book = Notebook()
-    magics.load_ipython_extension(book.shell)
     yield book
+    book.close()
+
+
+@pytest.fixture
+def notebook(kernel: Notebook) -> Iterator[Notebook]:
+    """An empty notebook, with the extension loaded."""
+    kernel.shell.reset(new_session=False)
+    magics.load_ipython_extension(kernel.shell)
+    kernel.forget()
+    yield kernel
     for thread in threading.enumerate():
         if thread.name.startswith("view of "):
             thread.join(timeout=30)
     observer_factories.clear()
     for remembered in (live_view._views, static_page._left_in, text_progress._waited_for):
         remembered.clear()
-    book.close()
 
 
 class Steps:

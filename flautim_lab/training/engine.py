@@ -1,0 +1,303 @@
+"""Flower's deployment engine, as we use it: its SuperLink, and a warm worker's connection to it.
+
+The second file of Flower's internals (``flower.py`` is the first); each name is held by
+``tests/training/test_engine.py``.
+
+Flower's ``flower-superlink`` starts a Python process for every app and every message, and its
+SuperNode sleeps three seconds between looks: 3 to 10 s a round for clients that do nothing. Here
+the SuperLink's own Fleet API, link state and object store run inside the server's process, which
+holds its ServerApp too, and a worker keeps torch, the app and its data loaded. What goes over the
+wire is Flower's: its Fleet protocol over HTTPS, its messages, its node authentication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
+from flwr.app.message.message import remove_content_from_message
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.logger import FLOWER_LOGGER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.main import create_app
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from flautim_lab.training.keys import ServerFiles
+
+HEARTBEAT_SECONDS = 10.0  # the shortest that Flower accepts; a node is offline after two of them
+
+
+class Refused(Exception):  # noqa: N818 - the server speaks, and does not know this worker
+    """The server does not know this worker's key, or not any more."""
+
+
+class SuperLink:
+    """Flower's SuperLink inside this process, for one run.
+
+    Parameters
+    ----------
+    files : ServerFiles
+        TLS files of the run.
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+
+    Raises
+    ------
+    OSError
+        If the port is taken.
+    """
+
+    def __init__(self, files: ServerFiles, host: str = "127.0.0.1", port: int = 0) -> None:
+        FLOWER_LOGGER.setLevel(logging.WARNING)  # it writes a line for every request
+        app = create_app()
+        app.state.enable_supernode_auth = True  # nobody registers itself
+        self._state = app.state.linkstate_factory.state()
+        self._run_id: int = self._state.create_run(
+            "flautim-lab", "", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = self._state.get_run_info(run_ids=[self._run_id])[0].primary_task_id
+        self._state.claim_task(task)
+        self._state.activate_task(task)
+        TaskIdentity.task_id = task
+        TaskIdentity.run_id = self._run_id
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        self._socket = socket.create_server((host, port))
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            ssl_certfile=str(files.certificate),
+            ssl_keyfile=str(files.key),
+            log_level="warning",
+            access_log=False,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
+        self._thread.start()
+
+    def admit(self, public_key: bytes) -> int:
+        """Let a worker of this key in; returns its node id."""
+        return int(self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0))
+
+    def expel(self, node: int) -> None:
+        """Let a worker in no more: its next request is refused."""
+        self._state.deactivate_node(node)
+        with contextlib.suppress(ValueError):
+            self._state.delete_node(NOOP_FLWR_AID, node)
+
+    def online(self) -> set[int]:
+        """Return the nodes that are connected."""
+        return set(self._state.get_nodes(self._run_id))
+
+    def send(self, message: Message) -> str:
+        """Put a message where its node will fetch it; returns the message's id."""
+        session = self._state.start_session(self._run_id)
+        with no_object_id_recompute():
+            message.metadata.__dict__["_message_id"] = message.object_id
+            tree = get_object_tree(message)
+            objects = get_all_nested_objects(message)
+            bare = remove_content_from_message(message)
+            stored, missing = self._state.store_message_and_object_tree(bare, tree, session)
+            if not stored:
+                raise Refused(f"node {message.metadata.dst_node_id} is not admitted")
+            for object_id in missing:
+                self._state.object_store.put(object_id, objects[object_id].deflate())
+        return message.metadata.message_id
+
+    def receive(self, message_ids: Iterable[str]) -> Iterator[tuple[str, Message]]:
+        """Yield (id of the question, answer) of the answers that have arrived whole."""
+        wanted = set(message_ids)
+        store = self._state.object_store
+        for bare in self._state.get_message_res(message_ids=wanted, run_id=self._run_id):
+            question = bare.metadata.reply_to_message_id
+            answer_id = bare.metadata.message_id
+            if bare.has_error():
+                yield question, bare
+            else:
+                tree = store.get_object_tree(answer_id)
+                contents = {t.object_id: store.get(t.object_id) for t in iterate_object_tree(tree)}
+                if not all(contents.values()):
+                    # Its parts are still on their way: look at it again.
+                    stored = self._state.message_res_store.get(answer_id)
+                    if stored is not None:
+                        stored.metadata.delivered_at = ""
+                    continue
+                answer: Any = inflate_object_from_contents(answer_id, contents)
+                yield question, answer
+            self.forget([question])
+            store.delete(answer_id)
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Drop messages and their answers."""
+        self._state.delete_messages(message_ins_ids=set(message_ids))
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(timeout=5)
+        self._socket.close()
+
+
+class Connection:
+    """A worker's connection to a SuperLink, over Flower's Fleet API.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port``.
+    authority : Path
+        Certificate of the run's authority.
+    keys : tuple
+        The worker's private and public key.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        authority: Path,
+        keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey],
+    ) -> None:
+        self._public = public_key_to_bytes(keys[1])
+        self._client = FleetHttpClient.from_server_address(
+            address,
+            False,
+            str(authority),
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(*keys),
+            ],
+        )
+        self._node: Node | None = None
+        self._beaten = 0.0
+
+    def activate(self) -> int:
+        """Tell the server that this worker is there; returns its node id.
+
+        Raises
+        ------
+        Refused
+            If the server does not know the key (yet).
+        httpx.TransportError
+            If there is no server.
+        """
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        with _refusals():
+            self._node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self._beaten = time.monotonic()
+        return int(self._node.node_id)
+
+    def beat(self) -> None:
+        """Show that this worker lives, if it is time to."""
+        if time.monotonic() - self._beaten < HEARTBEAT_SECONDS / 2:
+            return
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+        with _refusals():
+            if not self._client.SendNodeHeartbeat(request).success:
+                raise Refused("the server does not know this worker")
+        self._beaten = time.monotonic()
+
+    def receive(self) -> Message | None:
+        """Return the next message for this worker, or None where there is none."""
+        with _refusals():
+            response = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        self._beaten = max(self._beaten, time.monotonic() - HEARTBEAT_SECONDS / 2)
+        if not response.messages_list:
+            return None
+        bare = message_from_proto(response.messages_list[0])
+        run_id, message_id = bare.metadata.run_id, bare.metadata.message_id
+        contents = {}
+        for part in iterate_object_tree(response.message_object_trees[0]):
+            contents[part.object_id] = self._object(run_id, part.object_id)
+        confirm = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run_id, message_object_id=message_id
+        )
+        with _refusals():
+            self._client.ConfirmMessageReceived(confirm)
+        message: Any = inflate_object_from_contents(message_id, contents)
+        message.metadata.__dict__["_message_id"] = message_id
+        return message  # type: ignore[no-any-return]
+
+    def send(self, answer: Message) -> None:
+        """Send an answer and its parts."""
+        with no_object_id_recompute(), _refusals():
+            answer.metadata.__dict__["_message_id"] = answer.object_id
+            objects = get_all_nested_objects(answer)
+            response = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(answer))],
+                    message_object_trees=[get_object_tree(answer)],
+                    clientapp_runtime_list=[0.0],
+                )
+            )
+            for object_id in response.objects_to_push:
+                self._client.PushObject(
+                    PushObjectRequest(
+                        node=self._node,
+                        run_id=answer.metadata.run_id,
+                        object_id=object_id,
+                        object_content=objects[object_id].deflate(),
+                        session_id=response.session_id,
+                    )
+                )
+
+    def close(self) -> None:
+        """Say goodbye, if the server still listens."""
+        if self._node is not None:
+            with contextlib.suppress(httpx.HTTPError, RuntimeError):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        self._client.close()
+
+    def _object(self, run_id: int, object_id: str) -> bytes:
+        request = PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
+        with _refusals():
+            response = self._client.PullObject(request)
+        if not response.object_found or not response.object_available:
+            raise Refused("a part of the message is gone: its server has begun anew")
+        return bytes(response.object_content)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn the server's refusals into :class:`Refused`; a missing server stays what it is."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise Refused(f"the server answered {error.response.status_code}") from error
