@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import flautim_lab as lab
-from flautim_lab.plots import TRAIN, VALIDATION, WIDTHS, metric_names, plot_metrics, to_png
+from flautim_lab.plots import LivePlot, live, metric_names, plot_metrics, to_png
+from flautim_lab.plots.curves import TRAIN, VALIDATION, WIDTHS
 from tests.federations import experiment
 
 
@@ -246,16 +247,78 @@ def test_a_notebook_shows_the_figure_sharp_whether_or_not_pyplot_is_there():
     assert size == {"width": round(width), "height": round(height)}
 
 
-def test_drawing_anew_gives_the_same_picture():
-    metrics = ["loss", "accuracy"]
-    once = plot_metrics({"a": frame(3)}, metric=metrics, rounds=20)
-    to_png(once)
-    again = plot_metrics({"a": frame(17, 5)}, metric=metrics, rounds=20, onto=once)
-    assert again is once
-    fresh = plot_metrics({"a": frame(17, 5)}, metric=metrics, rounds=20)
-    assert to_png(again) == to_png(fresh)
-    # Another metric needs other panels.
-    assert plot_metrics({"a": frame(3)}, onto=once) is not once
+class TestLivePlot:
+    """A live picture shows what a whole one shows, with axes that have room for more."""
+
+    metrics = ("loss", "accuracy")
+
+    def grown(self, rounds, **how):
+        return frame(20, **how)[lambda table: table["round"] <= rounds]
+
+    def check(self, plot, table):
+        """Draw ``table`` live; compare with the figure drawn whole, and with another figure."""
+        png = plot.png(table)
+        figure = plot._figure
+        moving = [item for panel in figure.axes for item in (*panel.lines, *panel.collections)]
+        for artist in moving:
+            artist.set_animated(False)
+        assert png == to_png(figure, scale=1)
+        for artist in moving:
+            artist.set_animated(True)
+        other = plot_metrics({"a": table}, metric=self.metrics, rounds=20)
+        for panel, expected in zip(figure.axes, other.axes, strict=True):
+            assert panel.get_xlim() == expected.get_xlim()
+            low, high = expected.get_ylim()
+            assert panel.get_ylim()[0] <= low
+            assert panel.get_ylim()[1] >= high
+            assert len(panel.lines) == len(expected.lines)
+            for line, same in zip(panel.lines, expected.lines, strict=True):
+                np.testing.assert_array_equal(line.get_xydata(), same.get_xydata())
+                assert line.get_marker() == same.get_marker()
+            for lines, same in zip(panel.collections, expected.collections, strict=True):
+                for one, two in zip(lines.get_segments(), same.get_segments(), strict=True):
+                    np.testing.assert_array_equal(one, two)
+        assert legend(figure) == legend(other)
+
+    @pytest.mark.parametrize("clients", [0, 1, 5, 31])
+    def test_is_the_same_picture(self, clients):
+        plot = LivePlot(self.metrics, 20)
+        for rounds in (1, 2, 3, 7, 8, 20):
+            table = self.grown(rounds, clients=clients)
+            self.check(plot, table)
+
+    def test_draws_axes_and_letters_only_when_they_change(self):
+        plot = LivePlot(self.metrics, 20)
+        plot.png(self.grown(3))
+        figure = plot._figure
+        for rounds in range(4, 8):
+            plot.png(self.grown(rounds))
+        assert plot._figure is figure
+        worse = self.grown(8)
+        worse.loc[worse["round"] == 8, "value"] = 1000.0
+        plot.png(worse)
+        assert plot._figure is not figure
+        assert plot._figure.axes[0].get_ylim()[1] > 1000
+
+    def test_gaps_and_validation_that_comes_later(self):
+        plot = LivePlot(self.metrics, 20)
+        table = self.grown(6)
+        table.loc[table["round"] == 2, "value"] = np.nan
+        for rounds in (1, 2, 3, 6):
+            now = table[(table["round"] <= rounds) & ((table.split == "train") | (rounds > 2))]
+            self.check(plot, now)
+
+    def test_size_is_that_of_the_page(self):
+        plot = LivePlot(self.metrics, 20)
+        assert plot.size == (0, 0)
+        image = Image.open(io.BytesIO(plot.png(self.grown(3))))
+        assert np.abs(np.subtract(image.size, np.multiply(plot.size, live.SCALE))).max() <= 2
+
+    def test_more_rounds_than_were_announced(self):
+        plot = LivePlot(("loss",), 2)
+        plot.png(self.grown(2))
+        plot.png(self.grown(5))
+        assert plot._figure.axes[0].get_xlim()[1] > 5
 
 
 def test_drawn_without_pyplot_and_without_touching_its_settings():

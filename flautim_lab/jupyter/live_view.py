@@ -11,6 +11,7 @@ middle knows the widgets but no longer which display they came from.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,14 +20,12 @@ import ipywidgets as widgets
 
 from flautim_lab.jupyter import html
 from flautim_lab.jupyter.static_page import (
+    Artist,
     MimeBundle,
-    Picture,
-    draw,
     in_kernel,
     is_left_here,
     mark_left,
     plain_text,
-    static_page,
     this_cell,
 )
 from flautim_lab.runners.progress import ClientProgress, Progress
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
 
 LOOK_SECONDS = 0.5
-SHARE = 0.04
+SHARE = 0.03
 """Part of the time that the view may take from the run."""
-BURST_SECONDS = 0.4
+BURST_SECONDS = 0.1
 """What it may take beyond its share, so that short runs are seen, too."""
 GIVE_UP_AFTER = 20
 """Errors in a row after which the view stops trying; with growing pauses, minutes."""
@@ -62,7 +61,7 @@ def show(run: Run) -> None:
             view = _views[run.id] = LiveView(run)
         view.display()
     elif not is_left_here(run):
-        static_page(run, progress, draw(run, progress)).display()
+        Artist(run).page(progress).display()
 
 
 def view_of(run: Run) -> LiveView | None:
@@ -75,17 +74,18 @@ class LiveView:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._name = run.name
+        self._artist = Artist(run)
+        self._page: MimeBundle | None = None
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._displays: list[str] = []
         self._cells: set[str] = set()
         self._shown_clients: tuple[ClientProgress, ...] | None = None
         self._drawn: tuple[int, tuple[ClientProgress, ...]] | None = None
-        self._picture: Picture | None = None
         self._spent = 0.0
         self._born = time.monotonic()
         self._stopping = False
-        self._ended = False
         self._left_by_wait = False
 
         self.header = widgets.HTML()
@@ -121,7 +121,7 @@ class LiveView:
     @property
     def ended(self) -> bool:
         """Whether the static page has replaced the displays."""
-        return self._ended
+        return self._page is not None
 
     def display(self) -> None:
         """Show the widgets in the cell that runs now."""
@@ -130,7 +130,7 @@ class LiveView:
                 **self.box._repr_mimebundle_(),
                 "text/plain": plain_text(self.run, self.run.progress()),
             }
-            self._displays.append(MimeBundle(data).with_picture(self._picture).display())
+            self._displays.append(MimeBundle(data).with_picture(self._artist.picture).display())
             self._cells.add(this_cell())
 
     def finish(self, progress: Progress | None = None) -> None:
@@ -158,7 +158,7 @@ class LiveView:
         failures = 0
         pause = 0.0
         while not self._wake.wait(pause):
-            began, first = time.thread_time(), self._picture is None
+            began, first = time.thread_time(), "flautim_lab.plots" not in sys.modules
             try:
                 self._look()
                 failures = 0
@@ -167,14 +167,14 @@ class LiveView:
                 self._show_failure(error, last=failures == GIVE_UP_AFTER)
                 if failures == GIVE_UP_AFTER:
                     return
-            # The first picture loads matplotlib and its fonts; the next ones will not.
+            # The first picture in a kernel loads matplotlib and its fonts; the next ones will not.
             self._spent += 0.0 if first else time.thread_time() - began
             pause = min(LOOK_SECONDS * 2 ** max(0, failures - 1), 30.0)
 
     def _look(self) -> None:
         """Read where the run stands and set what changed."""
         with self._lock:
-            if self._ended:
+            if self.ended:
                 return
             progress = self.run.progress()
             if progress.status.ended:
@@ -183,7 +183,8 @@ class LiveView:
             self._set_words(progress)
             state = (progress.round, progress.clients)
             if state != self._drawn and self._may_draw():
-                self._set_picture(draw(self.run, progress, onto=self._picture, scale=1.5))
+                self._artist.draw_live(progress.rounds)
+                self._set_picture()
                 self._drawn = state
             self.problem.value = ""
 
@@ -195,34 +196,33 @@ class LiveView:
 
     def _set_words(self, progress: Progress) -> None:
         """Set header and table; a widget sends its value only where it differs."""
-        self.header.value = html.header(
-            self.run.name, self.run.id, progress, stopping=self._stopping
-        )
+        self.header.value = html.header(self._name, self.run.id, progress, stopping=self._stopping)
         if progress.clients != self._shown_clients:
             self._shown_clients = progress.clients
             self.clients.value = html.clients_table(progress.clients)
             self.clients_box.titles = (html.clients_title(progress.clients),)
 
-    def _set_picture(self, picture: Picture | None) -> None:
-        if picture is None:
-            return
-        self._picture = picture
-        self.picture.value = picture.png
-        self.picture.layout.width = f"{picture.width}px"
-        self.picture.layout.display = ""
+    def _set_picture(self) -> None:
+        picture = self._artist.picture
+        if picture is not None:
+            self.picture.value = picture.png
+            self.picture.layout.width = f"{picture.width}px"
+            self.picture.layout.display = ""
 
     def _end(self, progress: Progress) -> None:
         """Set the last state, and replace each display by the static page."""
-        if not self._ended:
-            self._set_picture(draw(self.run, progress))
+        if self._page is None:
+            page = self._artist.page(progress)
+            self._set_picture()
             self._set_words(progress)
             self.stop_button.disabled = True
             self.stop_button.description = "Stop"
             self.problem.value = ""
-        page = static_page(self.run, progress, self._picture)
+        else:
+            page = self._page
         for display_id in self._displays:
             page.replace(display_id)
-        self._ended = True
+        self._page = page
         self._wake.set()
 
     def _ask_stop(self, _: widgets.Button) -> None:

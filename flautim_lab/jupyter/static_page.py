@@ -69,19 +69,21 @@ class Artist:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._live: LivePlot | None = None
+        #: What was drawn last; None before the first measure.
+        self.picture: Picture | None = None
 
-    def live(self, rounds: int) -> Picture | None:
-        """Draw quickly, for a picture that is soon replaced; None before the first measure."""
+    def draw_live(self, rounds: int) -> None:
+        """Draw what is measured so far, quickly: the picture is soon replaced."""
         # Loads matplotlib and pandas: not before there is something to draw.
         from flautim_lab.plots import LivePlot, metric_names
 
         frame = self._run.metrics
         metrics = tuple(metric_names(frame)[:2])
         if not metrics:
-            return None
+            return
         if self._live is None or self._live.metrics != metrics:
             self._live = LivePlot(metrics, rounds)
-        return Picture(self._live.png(frame), *self._live.size)
+        self.picture = Picture(self._live.png(frame), *self._live.size)
 
     def page(self, progress: Progress) -> MimeBundle:
         """Return the page of the run that needs no kernel and no widgets: HTML, PNG and text."""
@@ -89,10 +91,9 @@ class Artist:
 
         frame = self._run.metrics
         metrics = metric_names(frame)
-        picture = None
         if metrics:
             figure = plot_metrics({"": frame}, metric=metrics[:2], rounds=progress.rounds)
-            picture = Picture(to_png(figure), *shown_size(figure))
+            self.picture = Picture(to_png(figure), *shown_size(figure))
         # Rounds ascend, so the last value of each stays.
         final: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
         together = frame[frame["client"].isna()]
@@ -105,11 +106,11 @@ class Artist:
             self._run.id,
             progress,
             final=final,
-            png=None if picture is None else picture.png,
-            width=0 if picture is None else picture.width,
+            png=None if self.picture is None else self.picture.png,
+            width=0 if self.picture is None else self.picture.width,
         )
         data = {"text/html": html_page, "text/plain": plain_text(self._run, progress)}
-        return MimeBundle(data).with_picture(picture)
+        return MimeBundle(data).with_picture(self.picture)
 
 
 def plain_text(run: Run, progress: Progress) -> str:

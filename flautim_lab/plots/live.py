@@ -83,6 +83,8 @@ class LivePlot:
         """Give the lines their new values; return whether they still fit the axes."""
         for panel, table in zip(figure.axes, rows, strict=True):
             low, high = panel.get_ylim()
+            if len(table) and table["round"].max() > panel.get_xlim()[1]:
+                return False
             _, clients = client_lines(table)
             each = joined([line[:, 1] for line in clients])
             values = [np.quantile(each, [0.05, 0.95])] if each.size else []

@@ -304,7 +304,7 @@ class TestWait:
         run = steps.start(rounds=1)
         notebook.put(run=run)
         steps.permits.release(100)
-        monkeypatch.setattr("flautim_lab.jupyter.text_progress.draw", lambda run, progress: 1 / 0)
+        monkeypatch.setattr("flautim_lab.jupyter.text_progress.Artist", lambda run: 1 / 0)
         assert notebook.run("run.wait();").status == "ok"
         assert run.status.ended
 

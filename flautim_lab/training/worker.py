@@ -1,0 +1,169 @@
+"""A worker: a process (or pod) that hosts clients and keeps torch, the app and their data loaded.
+
+It fetches work from the run's server, answers it with the same ``ClientApp`` as every runner, and
+goes on when the server is gone for a while or has begun anew.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+
+from flautim_lab.errors import TrainingError
+from flautim_lab.training import flower
+from flautim_lab.training.client_app import CLIENT
+from flautim_lab.training.engine import Connection, Refused
+from flautim_lab.training.grid import summary
+
+WORK = "query.work"  # a message of this type carries the work of several clients
+PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
+RETRY_SECONDS = 0.25
+
+
+def pack(content: RecordDict) -> bytes:
+    """Return records as bytes: one object on the wire where Flower makes one per array."""
+    data: bytes = recorddict_to_proto(content).SerializeToString()
+    return data
+
+
+def unpack(data: bytes) -> RecordDict:
+    """Return the records of :func:`pack`."""
+    return recorddict_from_proto(RecordDictProto.FromString(data))
+
+
+def make_work(content: RecordDict, kind: str, clients: Sequence[int]) -> RecordDict:
+    """Return what is sent to a worker: one content, and the clients that it is for.
+
+    Parameters
+    ----------
+    content : RecordDict
+        What each of the clients is sent.
+    kind : str
+        Flower's message type: ``train``, ``evaluate`` or ``query``.
+    clients : sequence of int
+        Numbers of the clients.
+    """
+    work = ConfigRecord({"kind": kind, "clients": list(clients), "content": pack(content)})
+    return RecordDict({"work": work})
+
+
+def read_answers(message: Message) -> dict[int, RecordDict | str]:
+    """Return each client's answer, or its error, from a worker's reply."""
+    record: Mapping[str, Any] = message.content.config_records["answers"]
+    return {
+        client: error or unpack(content)
+        for client, error, content in zip(
+            record["clients"], record["errors"], record["contents"], strict=True
+        )
+    }
+
+
+class Worker:
+    """Answers work until it is told to stop.
+
+    Parameters
+    ----------
+    app : ClientApp
+        Called once per client.
+    clients : int
+        How many clients take part in all; any of them may be asked of this worker.
+    stopped : callable
+        Tells whether to stop.
+    """
+
+    def __init__(self, app: ClientApp, clients: int, stopped: Callable[[], bool]) -> None:
+        self._app = app
+        self._clients = clients
+        self._stopped = stopped
+        self._contexts: dict[int, Context] = {}
+
+    def answer(self, message: Message) -> Message:
+        """Return the answers of the clients that a message is for."""
+        work: Mapping[str, Any] = message.content.config_records["work"]
+        content = unpack(work["content"])
+        clients, contents, errors = [], [], []
+        for client in work["clients"]:
+            answer, error = self._one(content, work["kind"], client)
+            clients.append(client)
+            contents.append(answer)
+            errors.append(error)
+        answers = ConfigRecord({"clients": clients, "contents": contents, "errors": errors})
+        return Message(RecordDict({"answers": answers}), reply_to=message)
+
+    def _one(self, content: RecordDict, kind: str, client: int) -> tuple[bytes, str]:
+        question = Message(content, client, kind)
+        try:
+            reply = self._app(question, self._context(client))
+            if reply.has_error():
+                return b"", reply.error.reason or "the client gave no reason"
+            return pack(reply.content), ""
+        except Exception as error:  # noqa: BLE001 - a client's failure is its answer
+            return b"", f"{summary(error)}\n{traceback.format_exc()}"
+
+    def _context(self, client: int) -> Context:
+        if client not in self._contexts:
+            self._contexts[client] = Context(
+                run_id=flower.RUN_NUMBER,
+                node_id=client,
+                node_config={CLIENT: client, "num-partitions": self._clients},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._contexts[client]
+
+    def serve(self, connect: Callable[[], Connection], patience_seconds: float) -> None:
+        """Fetch and answer work until it is told to stop.
+
+        Parameters
+        ----------
+        connect : callable
+            Makes a connection to where the server is now.
+        patience_seconds : float
+            How long no server may be found before the worker gives up: nothing may stay behind
+            when a run's server never comes back.
+
+        Raises
+        ------
+        TrainingError
+            If no server was found for that long.
+        """
+        heard = time.monotonic()
+        while not self._stopped():
+            connection = connect()
+            try:
+                connection.activate()
+                heard = time.monotonic()
+                self._fetch(connection)
+                return
+            except (Refused, httpx.TransportError) as error:
+                heard = max(heard, self._last_heard)
+                if time.monotonic() - heard > patience_seconds:
+                    raise TrainingError(
+                        f"no server was found for {patience_seconds:g} s ({error})"
+                    ) from error
+                time.sleep(RETRY_SECONDS)
+            finally:
+                connection.close()
+
+    _last_heard = 0.0
+
+    def _fetch(self, connection: Connection) -> None:
+        quiet = 0
+        while not self._stopped():
+            message = connection.receive()
+            self._last_heard = time.monotonic()
+            if message is None:
+                time.sleep(PAUSES[min(quiet, len(PAUSES) - 1)])
+                quiet += 1
+                connection.beat()
+                continue
+            quiet = 0
+            connection.send(self.answer(message))

@@ -1,0 +1,188 @@
+"""Federations over workers: the same bits as in the kernel, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from flautim_lab.errors import TrainingError
+from flautim_lab.training import engine, flower, keys
+from flautim_lab.training.client_app import ClientHost, make_client_app
+from flautim_lab.training.server_app import serve
+from flautim_lab.training.strategies import client_mods, make_strategy
+from flautim_lab.training.worker import Worker
+from flautim_lab.training.worker_grid import WorkerGrid
+from tests.federations import DropoutNet, experiment, same
+from tests.training.test_checkpoint import run as run_in_the_kernel
+from tests.training.test_checkpoint import server_of
+
+flower.prepare()
+
+
+class Fleet:
+    """A SuperLink and workers in threads of this process, which can be lost and come back."""
+
+    def __init__(self, folder, app, clients, slots):
+        self.folder, self.app, self.clients = folder, app, clients
+        self.files = keys.make_server_files(folder / "tls", ["127.0.0.1"])
+        self.link = engine.SuperLink(self.files)
+        self.roster, self.stops, self.threads, self.lines = {}, {}, [], []
+        self.stopped = threading.Event()
+        self.made = 0
+        for slot in range(slots):
+            self.start(slot)
+        self.grid = WorkerGrid(
+            self.link,
+            slots,
+            clients,
+            lambda: self.roster,
+            stopped=self.stopped.is_set,
+            log=self.lines.append,
+        )
+
+    def start(self, slot):
+        self.made += 1
+        path = self.folder / f"worker-{self.made}.key"
+        self.roster[slot] = self.link.admit(keys.make_worker_key(path))
+        stop = self.stops[slot] = threading.Event()
+        worker = Worker(self.app, self.clients, stop.is_set)
+        address = f"127.0.0.1:{self.link.port}"
+
+        def connect():
+            pair = keys.read_worker_key(path)
+            return engine.Connection(address, self.files.authority, pair)
+
+        thread = threading.Thread(target=worker.serve, args=(connect, 30.0), daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def lose(self, slot):
+        """As a supervisor sees a worker die: its node is struck off the list."""
+        node = self.roster.pop(slot)
+        self.stops[slot].set()
+        self.link.expel(node)
+
+    def close(self):
+        self.stopped.set()
+        for stop in self.stops.values():
+            stop.set()
+        for thread in self.threads:
+            thread.join(timeout=20)
+        self.link.close()
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    fleets = []
+    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+
+    def make(app, clients, slots):
+        fleets.append(Fleet(tmp_path, app, clients, slots))
+        return fleets[-1]
+
+    yield make
+    for each in fleets:
+        each.close()
+    TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+def app_of(made):
+    host = ClientHost(made, torch.device("cpu"))
+    return make_client_app(host, client_mods(make_strategy(made)))
+
+
+@pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam"])
+def test_workers_and_the_kernel_give_the_same_bits(strategy, fleet):
+    made = experiment(DropoutNet, strategy=strategy, clients=5, clients_per_round=4)
+    expected = run_in_the_kernel(made, "kernel").state_dict()
+    here = fleet(app_of(made), 5, 2)
+    server = server_of(made, make_strategy(made), "workers")
+    serve(server, here.grid)
+    assert same(expected, server.state_dict())
+
+
+def echo_app(delay=0.0, fails=()):
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        client = context.node_config["partition-id"]
+        time.sleep(delay)
+        if client in fails:
+            raise ValueError(f"client {client} is broken")
+        return Message(RecordDict({"m": MetricRecord({"client": client})}), reply_to=message)
+
+    return app
+
+
+def ask(clients):
+    content = RecordDict({"config": ConfigRecord({"server-round": 1})})
+    return [Message(content, client, "train") for client in clients]
+
+
+def numbers(replies):
+    return [reply.content["m"]["client"] for reply in replies]
+
+
+def test_answers_come_in_client_order_and_failures_with_their_traceback(fleet):
+    here = fleet(echo_app(fails=[3]), 7, 3)
+    replies = here.grid.send_and_receive(ask(range(7)))
+    assert [reply.metadata.src_node_id for reply in replies] == list(range(7))
+    assert [reply.has_error() for reply in replies] == [c == 3 for c in range(7)]
+    assert replies[3].error.reason.splitlines()[0] == "ValueError: client 3 is broken"
+    assert "Traceback" in replies[3].error.reason
+    assert list(here.grid.get_node_ids()) == list(range(7))
+    ids = list(here.grid.push_messages(ask([1])))
+    assert numbers(here.grid.pull_messages(ids)) == [1]
+
+
+def test_a_lost_workers_clients_go_to_another_and_are_asked_again(fleet):
+    here = fleet(echo_app(delay=0.2), 6, 2)
+    while len(here.link.online()) < 2:
+        time.sleep(0.02)
+    threading.Timer(0.1, here.lose, args=(1,)).start()
+    replies = here.grid.send_and_receive(ask(range(6)))
+    assert numbers(replies) == list(range(6))
+    assert any(line.startswith("a worker was lost; the work of") for line in here.lines)
+    assert numbers(here.grid.send_and_receive(ask(range(6)))) == list(range(6))
+
+
+def test_all_workers_lost_is_said_and_a_new_one_goes_on(fleet, monkeypatch):
+    monkeypatch.setattr("flautim_lab.training.worker_grid.PATIENCE_SECONDS", 0.3)
+    here = fleet(echo_app(delay=0.1), 4, 1)
+    threading.Timer(0.2, here.lose, args=(0,)).start()
+    threading.Timer(1.5, here.start, args=(0,)).start()
+    assert numbers(here.grid.send_and_receive(ask(range(4)))) == list(range(4))
+    assert "waiting for a worker: none of 1 is connected" in here.lines
+
+
+def test_late_clients_are_dropped_once_enough_answered(fleet):
+    here = fleet(echo_app(delay=0.4), 6, 1)
+    here.grid._enough = 2
+    replies = here.grid.send_and_receive(ask(range(6)), timeout=1.5)
+    assert 2 <= len(replies) < 6
+    assert here.lines[-1].startswith("late after 1.5 s, their work is dropped: clients ")
+
+
+def test_a_stop_ends_the_waiting(fleet):
+    here = fleet(echo_app(delay=0.2), 4, 1)
+    threading.Timer(0.3, here.stopped.set).start()
+    assert len(here.grid.send_and_receive(ask(range(4)))) < 4
+
+
+def test_a_worker_without_a_server_gives_up(tmp_path):
+    files = keys.make_server_files(tmp_path / "tls", ["127.0.0.1"])
+    keys.make_worker_key(tmp_path / "worker.key")
+
+    def connect():
+        pair = keys.read_worker_key(tmp_path / "worker.key")
+        return engine.Connection("127.0.0.1:9", files.authority, pair)
+
+    with pytest.raises(TrainingError, match=r"no server was found for 0\.5 s"):
+        Worker(echo_app(), 1, lambda: False).serve(connect, 0.5)
