@@ -34,6 +34,7 @@ _HOMES = {
     "runs": "runners.launch",
     "attach": "runners.launch",
     "compare": "runners.launch",
+    "resume": "runners.launch",
     "RunStatus": "records.event",
     "FlautimError": "errors",
     "ExperimentError": "errors",
@@ -70,6 +71,7 @@ __all__ = [
     "compare",
     "evenly",
     "load_ipython_extension",
+    "resume",
     "run",
     "runs",
 ]
@@ -91,7 +93,7 @@ if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
     from flautim_lab.experiment.partition import by_column, by_label, by_size, evenly
     from flautim_lab.records.event import RunStatus
-    from flautim_lab.runners.launch import attach, compare, run, runs
+    from flautim_lab.runners.launch import attach, compare, resume, run, runs
     from flautim_lab.runners.run import Run
 
 

@@ -33,6 +33,7 @@ def test_the_public_names():
         "compare",
         "evenly",
         "load_ipython_extension",
+        "resume",
         "run",
         "runs",
     ]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
 
 LOOK_SECONDS = 0.5
-SHARE = 0.03
+SHARE = 0.04
 """Part of the time that the view may take from the run."""
 BURST_SECONDS = 0.1
 """What it may take beyond its share, so that short runs are seen, too."""

@@ -20,6 +20,12 @@ from flautim_lab.names import duration
 SILENCE_SECONDS = 60.0
 """How long a process that cannot be looked at may be silent before it is taken for gone."""
 
+DETACHED = "detached"
+"""Stands for the boot where a run is not of one process: several hold it, and any may die."""
+
+DETACHED_SILENCE_SECONDS = 15.0
+"""How long the processes of a detached run, each of which beats every second, may be silent."""
+
 _SAME_START_SECONDS = 2.0  # the boot time is rounded to seconds, and read twice
 
 
@@ -63,6 +69,9 @@ class ProcessMark:
         now : float, optional
             The time of asking, in seconds since 1970.
         """
+        if self.boot == DETACHED:
+            who = f"the processes that ran it (on {self.host})"
+            return _silent(who, heartbeat, now, DETACHED_SILENCE_SECONDS, "have")
         who = f"the process that ran it (pid {self.pid} on {self.host})"
         if self.host == socket.gethostname():
             if self.boot == _boot():
@@ -85,9 +94,15 @@ class ProcessMark:
             return False  # another user's: it is there, and no more can be known
 
 
-def _silent(who: str, heartbeat: float, now: float | None) -> str:
+def _silent(
+    who: str,
+    heartbeat: float,
+    now: float | None,
+    bound: float = SILENCE_SECONDS,
+    verb: str = "has",
+) -> str:
     silence = (time.time() if now is None else now) - heartbeat
-    return f"{who} has been silent for {duration(silence)}" if silence > SILENCE_SECONDS else ""
+    return f"{who} {verb} been silent for {duration(silence)}" if silence > bound else ""
 
 
 def _boot() -> str:

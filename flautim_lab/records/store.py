@@ -31,7 +31,7 @@ from flautim_lab.records.event import (
     to_record,
 )
 from flautim_lab.records.home import home, private_folder
-from flautim_lab.records.process import ProcessMark
+from flautim_lab.records.process import DETACHED, ProcessMark
 from flautim_lab.records.schema import Database, events, insert_new, runs
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Records:
         clients: int,
         settings: Mapping[str, Any],
         plan: Mapping[str, Any],
+        detached: bool = False,
     ) -> None:
         """Record a new run, waiting to start, with this process as the one that runs it.
 
@@ -120,6 +121,9 @@ class Records:
             How many there will be.
         settings, plan : mapping
             The experiment's settings and the numerics plan, as JSON can hold them.
+        detached : bool
+            Several processes hold the run and each of them may die; it is gone when none of them
+            gave a sign of life for a while (see :meth:`heartbeat`).
 
         Raises
         ------
@@ -140,6 +144,8 @@ class Records:
             "plan": _json(plan, "numerics plan", run_id),
             **_own_mark(now),
         }
+        if detached:
+            row["boot"] = DETACHED
         database = self._database()
         insert = insert_new(runs, database.dialect).returning(runs.c.id)
         with database.writing() as connection:
@@ -180,7 +186,9 @@ class Records:
         now = time.time()
         values: dict[str, Any] = {"status": status.value, "message": storable(message)}
         if status is RunStatus.RUNNING:
-            values |= {"started": sa.func.coalesce(runs.c.started, now), **_own_mark(now)}
+            mark = _own_mark(now)
+            mark["boot"] = sa.case((runs.c.boot == DETACHED, DETACHED), else_=mark["boot"])
+            values |= {"started": sa.func.coalesce(runs.c.started, now), **mark}
         with self._database().writing() as connection:
             finished = now if status.ended else None
             self._update(connection, run_id, finished=finished, **values)

@@ -12,12 +12,13 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import check_name, choose, duration, make_run_id
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
+from flautim_lab.runners import processes
 from flautim_lab.runners.local import LocalExecution
 from flautim_lab.runners.run import Run
 from flautim_lab.training.numerics import make_plan, pick_device
 from flautim_lab.training.strategies import make_strategy
 
-RUNNERS = ("local",)
+RUNNERS = ("local", "processes")
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
 
 _live: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
@@ -37,8 +38,9 @@ def run(
     ----------
     experiment : Experiment
         What to learn.
-    on : {"local"}
-        Where: ``local`` is inside this kernel.
+    on : {"local", "processes"}
+        Where: ``local`` is inside this kernel; ``processes`` is Flower's deployment engine on this
+        machine, in processes that outlive the kernel and come back when they are killed.
     centralized : bool
         Train one model on the rows of all clients instead: the baseline to compare with.
     name : str, optional
@@ -73,6 +75,8 @@ def run(
     if centralized and not experiment.centralized:
         experiment = experiment.replace(centralized=True)
     strategy = make_strategy(experiment)
+    if on == "processes":
+        processes.check(experiment)
     shown = check_name(name) if name is not None else experiment.name
     records = Records.default()
     run_id = make_run_id(shown)
@@ -82,6 +86,8 @@ def run(
     try:
         experiment.save(folder / "experiment")
     except BundleError as error:
+        if on != "local":
+            raise
         # The local runner has the live classes; only another kernel will miss them.
         settings["unbundled"] = str(error)
     records.create_run(
@@ -92,7 +98,15 @@ def run(
         clients=len(experiment.splits),
         settings=settings,
         plan=plan.as_dict(),
+        detached=on == "processes",
     )
+    if on == "processes":
+        slots = processes.worker_count(experiment, workers)
+        processes.Processes.start(records, run_id, slots, len(experiment.splits))
+        detached = Run(records, run_id, experiment)
+        if os.environ.get(BATCH_VARIABLE):
+            detached.wait()
+        return detached
     execution = LocalExecution(experiment, strategy, records, run_id, workers)
     started = Run(records, run_id, experiment, execution)
     _live[run_id] = started
@@ -162,6 +176,34 @@ def attach(run_id: str = "last") -> Run:
     """
     records = Records.default()
     return _known(records, records.find(run_id))
+
+
+def resume(run_id: str | Run = "last") -> Run:
+    """Let a run go on whose processes are all gone (a machine that was restarted).
+
+    It goes on from its last checkpoint and ends with the weights that it would have had.
+
+    Parameters
+    ----------
+    run_id : str or Run
+        A run on ``processes``, by id as in :func:`attach`.
+
+    Raises
+    ------
+    ExperimentError
+        If the run has ended, or was inside a kernel.
+    """
+    run = run_id if isinstance(run_id, Run) else attach(run_id)
+    record = run.record
+    if record.runner != "processes":
+        raise ExperimentError(
+            f"run {run.id} was inside its kernel and ended with it; run it again with lab.run"
+        )
+    if record.status.ended and record.status is not RunStatus.INTERRUPTED:
+        raise ExperimentError(f"run {run.id} has {record.status}; there is nothing to resume")
+    Records.default().heartbeat(run.id)
+    processes.Processes(run.folder).watch()
+    return run
 
 
 def compare(runs: Iterable[Run], metric: str = "loss") -> Any:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import threading
 import time
 import traceback
 import weakref
 
 from flautim_lab.errors import FlautimError, RecordsError
-from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
-from flautim_lab.records.artifacts import save_model, write_atomic
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
+from flautim_lab.runners.keep import keep_model
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
@@ -132,23 +130,8 @@ class LocalExecution:
         finally:
             grid.close()
             if server.state.round > 0:
-                self._keep(server)
+                keep_model(self._records.folder(self._run_id), experiment, server)
         return status, message
-
-    def _keep(self, server: Server) -> None:
-        """Write the model, and the scale of its inputs, to the run's folder."""
-        folder = self._records.folder(self._run_id)
-        save_model(folder, server.state_dict())
-        dataset = self._experiment.dataset
-        if isinstance(dataset, CSVDataset) and dataset.standardize:
-            scale = server.state.scale
-            kept = {
-                "mean": [] if scale is None else scale.mean.tolist(),
-                "std": [] if scale is None else scale.std.tolist(),
-                "numeric": dataset.numeric.tolist(),
-                "each_client_its_own": scale is None,
-            }
-            write_atomic(folder / "scale.json", json.dumps(kept).encode())
 
     def _log(self, line: str, level: str = "info") -> None:
         self._recorder.log(line, level=level)

@@ -70,6 +70,8 @@ class Server:
         self.strategy = strategy
         self.recorder = recorder
         self._stopped = stopped
+        #: Called after each round (a checkpoint, where the runner keeps any).
+        self.after_round: Callable[[], None] = lambda: None
         model = experiment.build_model()
         self._model = model
         self.state = GlobalModel(
@@ -99,6 +101,7 @@ class Server:
                 self._evaluate(grid, round_number)
             self.state.round = round_number
             self.recorder.round_done(round_number)
+            self.after_round()
             self._check_stop()
 
     # --- one round -----------------------------------------------------------------------

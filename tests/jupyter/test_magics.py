@@ -9,6 +9,7 @@ import pytest
 import flautim_lab as lab
 from flautim_lab.experiment.source import kept_cells
 from flautim_lab.jupyter.cells import bound_names
+from flautim_lab.runners.launch import RUNNERS
 from tests.federations import Net, experiment, iris, iris_frame
 
 DATASET = """%%dataset {name}
@@ -299,7 +300,9 @@ def test_wrong_words(notebook, line, message):
 def test_wrong_values_are_worded_by_those_who_know(notebook):
     notebook.put(trial=experiment(rounds=1))
     cell = notebook.run("%lab_run trial --on clutser")
-    assert cell.error == ("ExperimentError: no runner named 'clutser'; choose one of: local")
+    assert cell.error == (
+        f"ExperimentError: no runner named 'clutser'; choose one of: {', '.join(RUNNERS)}"
+    )
     cell = notebook.run("%lab_logs nothing")
     assert cell.error.startswith("RunNotFoundError: ")
     assert notebook.run("%lab_run trial --wait").status == "ok"

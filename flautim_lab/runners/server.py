@@ -1,0 +1,171 @@
+"""The ``server`` entry point: SuperLink, ServerApp and checkpoints of one run, in one process.
+
+Started by the watch: ``python -m flautim_lab.runners.server RUN_FOLDER``. A server that starts
+where a checkpoint lies goes on from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from flautim_lab.errors import FlautimError, RecordsError
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.records.event import RunStatus
+from flautim_lab.records.recorder import Recorder
+from flautim_lab.records.store import Records
+from flautim_lab.runners.keep import keep_model
+from flautim_lab.runners.process_files import ProcessFolder, RunFacts
+from flautim_lab.runners.watch import guard_watch
+from flautim_lab.training import checkpoint, flower
+from flautim_lab.training.engine import SuperLink
+from flautim_lab.training.grid import one_thread, summary
+from flautim_lab.training.keys import ServerFiles
+from flautim_lab.training.server_app import Server, Stopped, serve
+from flautim_lab.training.strategies import make_strategy
+from flautim_lab.training.worker_grid import WorkerGrid
+
+LOOK_SECONDS = 0.1
+HEARTBEAT_SECONDS = 1.0
+
+
+class Roster:
+    """Which worker holds each slot: the newest key of the slot, admitted to the SuperLink."""
+
+    def __init__(self, folder: ProcessFolder, link: SuperLink) -> None:
+        self._folder = folder
+        self._link = link
+        self._known: dict[int, tuple[int, int]] = {}
+        self._looked = -LOOK_SECONDS
+
+    def __call__(self) -> dict[int, int]:
+        """Return the node of each slot, after a look at the keys if the last one is old."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            for slot, (generation, public) in self._folder.newest_keys().items():
+                known = self._known.get(slot)
+                if known is not None and known[0] == generation:
+                    continue
+                if known is not None:
+                    self._link.expel(known[1])
+                self._known[slot] = (generation, self._link.admit(public))
+        return {slot: node for slot, (_, node) in self._known.items()}
+
+
+def main(run_folder: Path) -> int:
+    """Run the server of one run to its end; returns the exit status."""
+    folder = ProcessFolder(run_folder)
+    facts = folder.facts()
+    folder.announce("server")
+    records = Records.default()
+    if records.run(facts.run_id).status.ended:
+        return 0
+    recorder = Recorder(records, facts.run_id)
+    stop, done = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    guard_watch(folder, done)
+    pulse = threading.Thread(
+        target=_beat, args=(records, facts.run_id, recorder, stop, done), daemon=True
+    )
+    pulse.start()
+    status, message = RunStatus.FAILED, "the server ended without a reason"
+    try:
+        one_thread()
+        flower.prepare()
+        with flower.log_to(lambda line: recorder.log(line, level="warning")):
+            status, message = _federate(folder, facts, records, recorder, stop)
+    except RecordsError as error:
+        message = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run has failed by it
+        message = summary(error)
+        if not isinstance(error, FlautimError):
+            recorder.log(traceback.format_exc(), level="error")
+    finally:
+        done.set()
+        pulse.join()
+        recorder.status(status, message)
+        recorder.close()
+    return 0
+
+
+def _federate(
+    folder: ProcessFolder,
+    facts: RunFacts,
+    records: Records,
+    recorder: Recorder,
+    stop: threading.Event,
+) -> tuple[RunStatus, str]:
+    experiment = Experiment.load(folder.run_folder / "experiment")
+    strategy = make_strategy(experiment)
+    server = Server(experiment, strategy, recorder, stop.is_set)
+    kept = checkpoint.load(folder.checkpoints, strategy)
+    if kept is not None:
+        server.state = kept
+        recorder.log(f"the server goes on after round {kept.round}", round=kept.round)
+
+    def after_round() -> None:
+        # First the record, then the checkpoint: a round between the two is done again, and what
+        # it records again is stored once.
+        recorder.flush()
+        checkpoint.save(folder.checkpoints, server.state, strategy)
+
+    server.after_round = after_round
+    tls = folder.tls
+    files = ServerFiles(tls / "authority.pem", tls / "server.pem", tls / "server.key")
+    link = _listen(folder, files)
+    recorder.status(RunStatus.RUNNING)
+    grid = WorkerGrid(
+        link,
+        facts.slots,
+        facts.clients,
+        Roster(folder, link),
+        stopped=stop.is_set,
+        enough=experiment.enough_answers,
+        log=recorder.log,
+    )
+    try:
+        serve(server, grid)
+    except Stopped:
+        return RunStatus.STOPPED, f"stopped after round {server.state.round}"
+    finally:
+        if server.state.round > 0:
+            keep_model(folder.run_folder, experiment, server)
+        link.close()
+    return RunStatus.FINISHED, ""
+
+
+def _listen(folder: ProcessFolder, files: ServerFiles) -> SuperLink:
+    """Listen where the last server did, so that workers find this one; else anywhere."""
+    try:
+        link = SuperLink(files, port=folder.port())
+    except OSError:
+        link = SuperLink(files)
+    folder.write_port(link.port)
+    return link
+
+
+def _beat(
+    records: Records,
+    run_id: str,
+    recorder: Recorder,
+    stop: threading.Event,
+    done: threading.Event,
+) -> None:
+    last = 0.0
+    while not done.wait(LOOK_SECONDS):
+        with contextlib.suppress(RecordsError):  # the next look may find them again
+            recorder.tick()
+            if time.monotonic() - last >= HEARTBEAT_SECONDS:
+                records.heartbeat(run_id)
+                last = time.monotonic()
+            if records.stop_requested(run_id):
+                stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
