@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,15 @@ from flautim_lab.errors import FlautimError
 from flautim_lab.names import count, duration, unknown
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from flautim_lab.records.event import RunRecord
+    from flautim_lab.records.event import Event, RunRecord
+    from flautim_lab.records.store import Records
     from flautim_lab.runners.notebook import CellStart
     from flautim_lab.runners.run import Run
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
+PICTURES = (".png", ".svg", ".pdf")
 FOLLOW_SECONDS = 0.5
+SHORTEST_END = 40  # characters that "runs" leaves for how a run ended, however narrow it is
 INTERRUPTED_BY_USER = 130  # a shell's own status for Ctrl-C
 
 
@@ -115,13 +117,14 @@ def run_notebook(
     from flautim_lab.records.store import Records
 
     records = Records.default()
-    facts = [_facts(records.run(run_id), records.metrics(run_id)) for run_id in done.runs]
+    facts = [_with_final(records, records.run(run_id)) for run_id in done.runs]
     if as_json:
         _print_json({"notebook": str(done.path), "seconds": done.seconds, "runs": facts})
         return
     click.echo(f"{done.path}: done in {duration(done.seconds)}, {count(len(facts), 'run')}.")
     if facts:
-        click.echo(_table(("RUN", "STATUS", "ROUNDS", "AT THE END"), [_line(f) for f in facts]))
+        rows = [(f["id"], f["status"], _rounds(f), _at_the_end(f)) for f in facts]
+        click.echo(_table(("RUN", "STATUS", "ROUNDS", "AT THE END"), rows))
 
 
 @main.command("runs")
@@ -132,44 +135,44 @@ def list_runs(limit: int, as_json: bool) -> None:
     from flautim_lab.records.store import Records
 
     records = Records.default()
-    found = records.runs(limit=limit)
+    facts = [_with_final(records, record) for record in records.runs(limit=limit)]
     if as_json:
-        _print_json([_facts(record) for record in found])
-    elif not found:
+        _print_json(facts)
+    elif not facts:
         click.echo(f"no runs yet in {records.where}")
     else:
-        rows = [
-            (
-                record.id,
-                str(record.status),
-                f"{record.round}/{record.rounds}",
-                duration(record.seconds),
-                str(record.settings.get("strategy", "")),
-                record.message,
-            )
-            for record in found
-        ]
-        click.echo(_table(("RUN", "STATUS", "ROUNDS", "DURATION", "STRATEGY", ""), rows))
+        rows = []
+        for f in facts:
+            strategy = str(f["settings"].get("strategy", ""))
+            rows.append((f["id"], f["status"], _rounds(f), duration(f["seconds"]), strategy))
+        head = ("RUN", "STATUS", "ROUNDS", "DURATION", "STRATEGY")
+        taken = max(len(line) for line in _table(head, rows).splitlines()) + 2
+        room = max(SHORTEST_END, shutil.get_terminal_size((160, 24)).columns - taken)
+        ends = [_shortened(_at_the_end(f), room) for f in facts]
+        lines = [(*row, end) for row, end in zip(rows, ends, strict=True)]
+        click.echo(_table((*head, "AT THE END"), lines))
 
 
 @main.command("show")
 @the_run
 @as_json
 def show_run(run_id: str, as_json: bool) -> None:
-    """Show what a run is, how it ended, and how its numbers are made."""
+    """Show what a run is, how it ended, which clients failed, and how its numbers are made."""
     from flautim_lab.records.store import Records
+    from flautim_lab.runners.progress import Follower
 
     records = Records.default()
     found = records.find(run_id)
-    record, metrics = records.run(found), records.metrics(found)
+    record, events = records.run(found), records.events(found, kinds=("metric", "failure"))
     folder = str(records.folder(found))
     if as_json:
-        _print_json({**_facts(record, metrics), "folder": folder, "plan": record.plan})
+        _print_json({**_facts(record, events), "folder": folder, "plan": record.plan})
         return
     facts: dict[str, object] = {
         "run": record.id,
         "name": record.name,
-        "status": f"{record.status}{': ' if record.message else ''}{record.message}",
+        "status": str(record.status),
+        **({"message": record.message} if record.message else {}),
         "rounds": f"{record.round} of {record.rounds}",
         "duration": duration(record.seconds),
         "started": _local_time(record.started),
@@ -178,8 +181,16 @@ def show_run(run_id: str, as_json: bool) -> None:
         "files": folder,
     }
     click.echo(_pairs(facts))
-    for split, values in _final(metrics).items():
-        click.echo(f"\n{split}, all clients together, last value\n{_pairs(values)}")
+    for split, values in _final(events).items():
+        click.echo(f"\n{split}, last value, mean over clients, weighted by rows\n{_pairs(values)}")
+    follower = Follower()
+    follower.read(events)
+    names = record.settings.get("client_names") or [f"client {n}" for n in range(record.clients)]
+    failed = [client for client in follower.clients(names, []) if client.error]
+    if failed:
+        errors = {f"client {c.number}, {c.name}": c.error for c in failed}
+        click.echo(f"\nclients that failed in their last round\n{_pairs(errors)}")
+        click.echo(f"  more: flautim-lab logs {record.id} --client {failed[0].number}")
     settings = {k: v for k, v in record.settings.items() if not isinstance(v, list)}
     click.echo(f"\nsettings\n{_pairs(settings)}")
     click.echo(f"\nhow the numbers are made\n{_pairs(record.plan)}")
@@ -215,35 +226,58 @@ def show_logs(run_id: str, client: int | None, last: int | None, follow: bool) -
 @the_run
 def stop_run(run_id: str) -> None:
     """Ask a run to stop; it ends with its next batch and keeps its last whole round."""
-    run = _run(run_id)
-    if run.status.ended:
-        click.echo(f"run {run.id} has ended already: {run.status}")
+    from flautim_lab.records.store import Records
+
+    # Not through Run, which loads torch: whoever wants to stop a run is in a hurry.
+    records = Records.default()
+    found = records.find(run_id)
+    status = records.run(found).status
+    if status.ended:
+        click.echo(f"run {found} has ended already: {status}")
         return
-    run.stop()
-    click.echo(f"asked run {run.id} to stop")
+    records.request_stop(found)
+    click.echo(
+        f"asked run {found} to stop; it ends with its next batch and keeps its last whole round "
+        f"(flautim-lab show {found} tells when it has)"
+    )
 
 
 @main.command("download")
 @the_run
 @click.option("--what", type=click.Choice(DOWNLOADS), required=True, help="Which part.")
-@click.option("--to", type=click.Path(path_type=Path), help="A file or folder.  [default: here]")
-def download(run_id: str, what: str, to: Path | None) -> None:
+@click.option(
+    "--to", type=str,
+    help="A file, which must not exist yet, or a folder (one that exists, or any name that ends in "
+    "a slash).  [default: here]",
+)  # fmt: skip
+def download(run_id: str, what: str, to: str | None) -> None:
     """Write a part of a run to a file, and print where it is."""
     click.echo(_run(run_id).download(what, to))
 
 
 @main.command("plot")
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A PNG file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True,
+    help="A file that ends in .png, .svg or .pdf.",
+)  # fmt: skip
 @click.option("--metric", default="loss", show_default=True, help="Such as accuracy or mae.")
 def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
     """Draw a metric of one run, or of several to compare them, over the rounds."""
+    suffix = output.suffix.lower()
+    if suffix not in PICTURES:
+        raise click.UsageError(
+            f"a plot is not written as {output.name!r}; end its name in {' or '.join(PICTURES)}"
+        )
     from flautim_lab.plots import to_png
 
     first, *others = [_run(run_id) for run_id in run_ids]
-    picture = to_png(first.plot(metric, compare=others))
+    figure = first.plot(metric, compare=others)
     try:
-        output.write_bytes(picture)
+        if suffix == ".png":
+            output.write_bytes(to_png(figure))
+        else:
+            figure.savefig(output)
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
     click.echo(output)
@@ -276,8 +310,8 @@ def _run(text: str) -> Run:
     return Run(records, records.find(text))
 
 
-def _facts(record: RunRecord, metrics: pd.DataFrame | None = None) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _facts(record: RunRecord, events: Iterable[Event]) -> dict[str, Any]:
+    return {
         "id": record.id,
         "name": record.name,
         "runner": record.runner,
@@ -289,28 +323,48 @@ def _facts(record: RunRecord, metrics: pd.DataFrame | None = None) -> dict[str, 
         "created": record.created,
         "seconds": record.seconds,
         "settings": record.settings,
+        "final": _final(events),
     }
-    if metrics is not None:
-        facts["final"] = _final(metrics)
-    return facts
 
 
-def _final(metrics: pd.DataFrame) -> dict[str, dict[str, float]]:
+def _with_final(records: Records, record: RunRecord) -> dict[str, Any]:
+    """Return the facts of a run, reading no more of its metrics than their last rounds."""
+    after = max(0, records.last_seq(record.id) - 20 * (record.clients + 10))
+    events = records.events(record.id, after=after, kinds=("metric",))
+    if after and (not events or events[0].round >= record.round):  # not even one whole round
+        events = records.events(record.id, kinds=("metric",))
+    return _facts(record, events)
+
+
+def _final(events: Iterable[Event]) -> dict[str, dict[str, float]]:
     """Return the last value of each metric over all clients, by split; validation first."""
+    from flautim_lab.records.event import ALL_CLIENTS
+
     final: dict[str, dict[str, float]] = {}
-    everybody = metrics[metrics["client"].isna()].sort_values("round")
-    for split in sorted(everybody["split"].unique(), reverse=True):
-        # Not groupby().last(), which skips a loss that is no longer a number.
-        rows = everybody[everybody["split"] == split].drop_duplicates("metric", keep="last")
-        values = zip(rows["metric"], rows["value"], strict=True)
-        final[str(split)] = {str(name): float(value) for name, value in sorted(values)}
-    return final
+    for event in events:
+        if event.kind == "metric" and event.client == ALL_CLIENTS:
+            value = math.nan if event.value is None else event.value
+            final.setdefault(event.split, {})[event.name] = value
+    return {split: dict(sorted(final[split].items())) for split in sorted(final, reverse=True)}
 
 
-def _line(facts: dict[str, Any]) -> tuple[str, ...]:
-    final = facts["final"].get("validation") or facts["final"].get("train", {})
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in final.items())
-    return facts["id"], facts["status"], f"{facts['round']}/{facts['rounds']}", shown
+def _rounds(facts: dict[str, Any]) -> str:
+    return f"{facts['round']}/{facts['rounds']}"
+
+
+def _at_the_end(facts: dict[str, Any]) -> str:
+    """Return in one line what came out of a run, or why nothing did."""
+    reason = " ".join(facts["message"].split())
+    if reason and facts["status"] in ("failed", "interrupted"):
+        return reason
+    final = facts["final"]
+    split = "validation" if "validation" in final else "train"
+    values = ", ".join(f"{name} {value:.4g}" for name, value in final.get(split, {}).items())
+    return "; ".join(part for part in (f"{split} {values}" if values else "", reason) if part)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3].rstrip()}..."
 
 
 def _show_cell(cell: CellStart) -> None:
@@ -327,7 +381,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _pairs(facts: dict[str, Any]) -> str:
+def _pairs(facts: Mapping[str, object]) -> str:
     width = max((len(name) for name in facts), default=0)
     lines = []
     for name, value in facts.items():

@@ -159,15 +159,54 @@ def test_runs_newest_first() -> None:
     make_run("r1-first")
     make_run("r2-second", status=RunStatus.STOPPED)
     lines = call("runs").stdout.splitlines()
-    assert lines[0].split() == ["RUN", "STATUS", "ROUNDS", "DURATION", "STRATEGY"]
-    assert lines[1].split() == [
-        "r2-second", "stopped", "2/2", "00:00:00", "FedAvg", "as", "it", "was", "asked",
+    final = "validation accuracy 0.5, loss 0.8"
+    assert lines[0].split() == [
+        "RUN",
+        "STATUS",
+        "ROUNDS",
+        "DURATION",
+        "STRATEGY",
+        "AT",
+        "THE",
+        "END",
+    ]
+    assert lines[1].split(maxsplit=5) == [
+        "r2-second", "stopped", "2/2", "00:00:00", "FedAvg", f"{final}; as it was asked",
     ]  # fmt: skip
-    assert lines[2].split() == ["r1-first", "finished", "2/2", "00:00:00", "FedAvg"]
+    assert lines[2].split(maxsplit=5) == [
+        "r1-first", "finished", "2/2", "00:00:00", "FedAvg", final,
+    ]  # fmt: skip
     listed = json.loads(call("runs", "--limit", "1", "--json").stdout)
     assert [(run["id"], run["status"], run["message"]) for run in listed] == [
         ("r2-second", "stopped", "as it was asked")
     ]
+    assert listed[0]["final"]["validation"] == {"accuracy": 0.5, "loss": 0.8}
+
+
+def test_a_long_failure_is_one_line_in_the_list_and_whole_in_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reason = f"round 2 had no client left:\nValueError: {'wide ' * 60}end"
+    make_run("r1-first", status=None).set_status("r1-first", RunStatus.FAILED, message=reason)
+    monkeypatch.setenv("COLUMNS", "100")
+    _, line = call("runs").stdout.splitlines()
+    assert len(line) == 100
+    assert "  round 2 had no client left: ValueError: wide wide" in line
+    assert line.endswith("...")
+    assert reason in call("show", "r1").stdout
+
+
+def test_the_list_reads_the_end_of_a_long_run() -> None:
+    make_run("r1-many-rounds", losses=[1 / n for n in range(1, 101)])
+    make_run("r2-many-measures", losses=(0.5,), status=None)
+    recorder = Recorder(Records.default(), "r2-many-measures")
+    for number in range(300):  # more than the list reads at first
+        recorder.metric(1, -1, "validation", f"m{number:03d}", float(number))
+    recorder.close()
+    measures, rounds = json.loads(call("runs", "--json").stdout)
+    assert rounds["final"] == json.loads(call("show", "r1", "--json").stdout)["final"]
+    assert rounds["final"]["validation"] == {"accuracy": 25.0, "loss": 0.02}
+    assert len(measures["final"]["validation"]) == 302
 
 
 def test_show() -> None:
@@ -180,6 +219,11 @@ def test_show() -> None:
     assert ["accuracy", "0.5"] in words
     assert ["engine", "loop"] in words
     assert words.index(["accuracy", "0.5"]) < words.index(["loss", "0.4"])  # validation first
+    assert "\nvalidation, last value, mean over clients, weighted by rows\n" in result.stdout
+    assert (
+        "\nclients that failed in their last round\n  client 1, b  ValueError: no rows\n"
+        "  more: flautim-lab logs r1-first --client 1\n"
+    ) in result.stdout
 
 
 def test_show_as_json_has_no_number_that_json_lacks() -> None:
@@ -233,11 +277,27 @@ def test_following_prints_what_comes_and_ends_with_the_run() -> None:
 def test_stop() -> None:
     records = make_run("r1-first", status=None)
     result = call("stop", "r1")
-    assert (result.exit_code, result.stdout) == (0, "asked run r1-first to stop\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "asked run r1-first to stop; it ends with its next batch and keeps its last whole round "
+        "(flautim-lab show r1-first tells when it has)\n",
+    )
     assert records.stop_requested("r1-first")
     make_run("r2-second")
     assert call("stop", "r2").stdout == "run r2-second has ended already: finished\n"
     assert not records.stop_requested("r2-second")
+
+
+def test_stop_does_not_wait_for_torch() -> None:
+    records = make_run("r1-first", status=None)
+    code = (
+        "import sys; from flautim_lab.cli import main\n"
+        "main(['stop', 'last'], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'flwr', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert records.stop_requested("r1-first")
 
 
 def test_download_and_plot(tmp_path: Path) -> None:
@@ -252,10 +312,27 @@ def test_download_and_plot(tmp_path: Path) -> None:
         "Error: run r1-first (finished) has no model\n",
     )
     assert call("download", "r1", "--what", "modle").exit_code == 2
+    result = call("download", "r1", "--what", "log", "--to", f"{tmp_path}/new/")
+    assert result.stdout == f"{tmp_path}/new/r1-first-run.log\n"
+    result = call("download", "r1", "--what", "metrics", "--to", str(target))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {target} exists; choose another name\n",
+    )
     picture = tmp_path / "both.png"
     arguments = ["plot", "r1", "r2", "--metric", "accuracy", "-o", str(picture)]
     assert call(*arguments).stdout == f"{picture}\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    for name, beginning in (("both.svg", b"<?xml"), ("both.pdf", b"%PDF")):
+        assert call("plot", "r1", "-o", str(tmp_path / name)).exit_code == 0
+        assert (tmp_path / name).read_bytes().startswith(beginning)
+    for name in ("both.jpg", "both"):
+        result = call("plot", "r1", "-o", str(tmp_path / name))
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+            2,
+            f"Error: a plot is not written as '{name}'; end its name in .png or .svg or .pdf",
+        )
+        assert not (tmp_path / name).exists()
     result = call("plot", "r1", "--metric", "acuracy", "-o", str(picture))
     assert (result.exit_code, result.stderr) == (
         1,
@@ -333,7 +410,7 @@ def test_run_prints_a_line_per_run(tmp_path: Path) -> None:
     assert head.split() == ["RUN", "STATUS", "ROUNDS", "AT", "THE", "END"]
     assert "two-halves" in line
     assert "finished  1/1" in line
-    assert "accuracy" in line
+    assert "validation accuracy" in line
 
 
 def test_run_refuses_before_anything_starts(tmp_path: Path) -> None:

@@ -314,6 +314,14 @@ class TestLivePlot:
         image = Image.open(io.BytesIO(plot.png(self.grown(3))))
         assert np.abs(np.subtract(image.size, np.multiply(plot.size, live.SCALE))).max() <= 2
 
+    def test_the_axis_of_many_rounds_grows_with_them(self):
+        plot = LivePlot(("loss",), 500)
+        ends = []
+        for rounds in (1, 20, 21, 40, 41, 300, 500):
+            plot.png(frame(rounds, clients=0))
+            ends.append(int(plot._figure.axes[0].get_xlim()[1]))
+        assert ends == [20, 20, 40, 40, 81, 326, 509]
+
     def test_more_rounds_than_were_announced(self):
         plot = LivePlot(("loss",), 2)
         plot.png(self.grown(2))

@@ -176,6 +176,49 @@ class CSVDataset(Dataset[tuple[Tensor, Tensor]]):
         name = choose(clean(name), column_names(self.frame), "column", DatasetError)
         return self.frame[name].to_numpy()
 
+    def encode(self, frame: pd.DataFrame) -> Tensor:
+        """Return other rows as features, encoded as this table's own are.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Rows with the columns of this table that are features; others are ignored.
+
+        Returns
+        -------
+        Tensor
+            float32, (rows, features), in their own units.
+
+        Raises
+        ------
+        DatasetError
+            If a column is missing, is no number where this table has numbers, or holds a category
+            that this table does not have.
+        """
+        rows, source = read_table(frame)
+        blocks = []
+        for name in self.frame:
+            if name == self.target or name in self.ignore:
+                continue
+            if name not in rows:
+                raise DatasetError(unknown(name, column_names(rows), "column"))
+            own, column = self.frame[name], rows[name]
+            if column.isna().any() and self.missing != "mean":
+                raise DatasetError(f"column {name!r} has missing values; fill them first")
+            if is_number(own):
+                if not is_number(column) and not column.isna().all():
+                    raise DatasetError(f"column {name!r} holds text, and numbers are wanted")
+                blocks.append(_encode_numbers(column.astype("float64"), source).unsqueeze(1))
+                continue
+            known = {category: place for place, category in enumerate(categories(own)[0])}
+            texts = [None if pd.isna(value) else str(value) for value in column]
+            for text in texts:
+                if text is not None:
+                    choose(text, known, f"category of {name!r}", DatasetError)
+            codes = [-1 if text is None else known[text] for text in texts]
+            blocks.append(torch.eye(len(known) + 1)[:, :-1][torch.tensor(codes)])
+        return torch.cat(blocks, dim=1)
+
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of ``frame``: column names and values in order, whatever file or frame it was.

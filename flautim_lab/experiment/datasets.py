@@ -165,7 +165,7 @@ def _rows(dataset: Any) -> int:
             "dataset with __len__ and __getitem__"
         )
     is_map = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not is_map or isinstance(dataset, type | Mapping | Tensor | np.ndarray):
+    if not is_map or isinstance(dataset, type | Mapping | Tensor | np.ndarray | tuple):
         raise DatasetError(
             f"{dataset if isinstance(dataset, type) else kind} cannot be used as a dataset; give a "
             "torch Dataset with __len__ and __getitem__, such as "

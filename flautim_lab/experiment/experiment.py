@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from flautim_lab.names import check_name, choose
 
 FORMAT = 1
 TASKS = ("classification", "regression")
+SYNONYMS = {"epochs": "local_epochs", "learning_rate": "lr", "num_rounds": "rounds"}
+HOOKS = ("loss", "metrics", "training_loop", "validation_loop")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,6 +127,31 @@ class Experiment:
     client_names: tuple[str, ...] = dataclasses.field(init=False)
     splits: tuple[Rows, ...] = dataclasses.field(init=False)
     facts: ModelFacts = dataclasses.field(init=False)
+
+    def __new__(cls, *_values: Any, **settings: Any) -> Self:
+        """Word an unknown setting as everywhere else, before Python does."""
+        if cls.__init__ is Experiment.__init__:
+            known = [field.name for field in dataclasses.fields(Experiment) if field.init]
+            for name in settings:
+                meant = SYNONYMS.get(name)
+                if meant is not None:
+                    raise ExperimentError(f"no setting named {name!r}; it is called {meant!r} here")
+                choose(name, known, "setting")
+        return super().__new__(cls)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Warn of a method whose name is nearly that of a hook: it would never be called."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if name.startswith("_") or not callable(value) or hasattr(Experiment, name):
+                continue
+            close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.7)
+            if close:
+                warnings.warn(
+                    f"{cls.__name__}.{name} is never called by a run; "
+                    f"did you mean {close[0]!r}? a run calls {', '.join(HOOKS)}",
+                    stacklevel=2,
+                )
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -267,7 +296,10 @@ class Experiment:
 
     def __repr__(self) -> str:
         shown = [f"{self.info.name!r}", self.model_name, f"clients={self.clients}"]
-        shown += [f"partition={self.partition!r}", f"strategy={self.strategy_name!r}"]
+        if self.centralized:
+            shown.append("centralized=True")
+        else:
+            shown += [f"partition={self.partition!r}", f"strategy={self.strategy_name!r}"]
         for key in ("rounds", "local_epochs", "batch_size", "optimizer", "lr", "seed"):
             shown.append(f"{key}={getattr(self, key)!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -342,11 +374,12 @@ class Experiment:
         maker: Any = bundle.load("experiment") if values.pop("class", None) else Experiment
         data = values.pop("dataset")
         strategy = values.pop("strategy")
+        instead = {"dataset": "its class", "strategy": "a function that makes it"}
         for what, reference in (("dataset", data), ("strategy", strategy)):
             if isinstance(reference, dict) and reference["kind"] == "object":
                 raise BundleError(
                     f"the {what} of this experiment was a live {reference['name']} object, which "
-                    f"is not kept; give its class or a function that makes it instead"
+                    f"is not kept; give {instead[what]} instead"
                 )
         dataset = _read_csv(data, folder) if data["kind"] == "csv" else bundle.load("dataset")
         if isinstance(strategy, dict):
@@ -429,7 +462,12 @@ class Experiment:
             self._set("task", info.task)
         if isinstance(self.model, nn.Module):
             name = type(self.model).__name__
-            raise ModelError(f"give the class {name}, not a model that is made already: {name}")
+            hint = f"the class {name}"
+            if isinstance(self.model, (nn.Sequential, nn.ModuleList)):
+                hint = f"a class or a function that makes it, such as lambda: nn.{name}(...)"
+            raise ModelError(
+                f"the model is made already; give {hint}, so that every client makes its own"
+            )
         if not callable(self.model):
             raise ModelError(
                 f"the model must be an nn.Module class or a function that returns a model, "

@@ -131,15 +131,23 @@ def train(
             count = rows_of(batch)
             value = loss.item()
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss became {value}; lower lr (now {experiment.lr:g}), "
-                    "or scale the data and the targets"
-                )
+                raise TrainingError(_why_not_finite(experiment, batch, value))
             total += value * count
             rows += count
     if rows == 0:
         raise TrainingError("there was no batch to train on; lower batch_size or validation")
     return {"loss": total / rows}
+
+
+def _why_not_finite(experiment: Experiment, batch: Any, value: float) -> str:
+    parts = batch if isinstance(batch, (tuple, list)) else [batch]
+    for name, part in zip(("inputs", "targets"), parts, strict=False):
+        if isinstance(part, Tensor) and part.is_floating_point() and not part.isfinite().all():
+            return f"the loss became {value}, since the {name} hold NaN or infinity; mend the data"
+    return (
+        f"the loss became {value}; lower lr (now {experiment.lr:g}), "
+        "or scale the data and the targets"
+    )
 
 
 def _fetched(

@@ -429,8 +429,8 @@ def _class_of_each_row(targets: NDArray[Any] | None) -> NDArray[np.int64]:
         )
     if targets.ndim != 1 or targets.dtype.kind == "f":
         raise DatasetError(
-            "by_label needs classes, but the targets are numbers to predict (regression); use "
-            "by_size(alpha=...), by_column(...) or evenly()"
+            "by_label needs classes, but the targets are not whole numbers; give class numbers "
+            "(as in `return x, int(y)`), or use by_size(alpha=...), by_column(...) or evenly()"
         )
     return np.unique(targets, return_inverse=True)[1].astype(np.int64)
 

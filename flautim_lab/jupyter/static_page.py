@@ -92,7 +92,7 @@ class Artist:
         frame = self._run.metrics
         metrics = metric_names(frame)
         if metrics:
-            figure = plot_metrics({"": frame}, metric=metrics[:2], rounds=progress.rounds)
+            figure = plot_metrics({"": frame}, metric=metrics[:2])
             self.picture = Picture(to_png(figure), *shown_size(figure))
         # Rounds ascend, so the last value of each stays.
         final: dict[str, dict[str, float]] = {metric: {} for metric in metrics}

@@ -23,6 +23,8 @@ from flautim_lab.plots.picture import Plot, canvas_png, shown_size
 
 SCALE = 1.5
 """Pixels per CSS pixel: fine enough for a picture that is soon replaced."""
+FIRST_ROUNDS = 20
+"""Rounds that the axis spans at first; it doubles when they are done, until it spans them all."""
 ROOM = 0.25
 """Part of the span that is left free, so that axes seldom have to be drawn anew."""
 
@@ -69,7 +71,12 @@ class LivePlot:
 
     def _draw_all(self, frame: pd.DataFrame) -> Plot:
         """Draw what stays, and keep it as the background."""
-        figure = plot_metrics({"": frame}, metric=self.metrics, rounds=self._rounds, room=ROOM)
+        rounds = FIRST_ROUNDS
+        while rounds < frame["round"].max():
+            rounds *= 2
+        figure = plot_metrics(
+            {"": frame}, metric=self.metrics, rounds=min(rounds, self._rounds), room=ROOM
+        )
         figure.dpi = SCALE * figure.dpi
         self._canvas = FigureCanvasAgg(figure)
         for panel in figure.axes:

@@ -206,9 +206,12 @@ def resume(run_id: str | Run = "last") -> Run:
     return run
 
 
-def compare(runs: Iterable[Run], metric: str = "loss") -> Any:
+def compare(runs: Run | Iterable[Run], metric: str = "loss") -> Any:
     """Return a picture of one metric of several runs."""
-    first, *others = list(runs)
+    listed = [runs] if isinstance(runs, Run) else list(runs)
+    if not listed:
+        raise ExperimentError("there is no run to compare; give at least one")
+    first, *others = listed
     return first.plot(metric, compare=others)
 
 

@@ -126,7 +126,7 @@ class LocalExecution:
             if self._abandoned:
                 status, message = RunStatus.INTERRUPTED, self._abandoned
         else:
-            status, message = RunStatus.FINISHED, ""
+            status, message = RunStatus.FINISHED, server.remark
         finally:
             grid.close()
             if server.state.round > 0:
@@ -164,7 +164,9 @@ class LocalExecution:
 
 def _goodbye() -> None:
     for execution in list(_going):
-        execution.abandon("its kernel ended before it did; run.wait() keeps a script waiting")
+        execution.abandon(
+            "its process ended before it did; a script waits for its run with run.wait()"
+        )
 
 
 atexit.register(_goodbye)

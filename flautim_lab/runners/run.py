@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import threading
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flautim_lab.errors import BundleError, RecordsError, TrainingError
 from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Scale, scaled
+from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model, metrics_csv
@@ -35,7 +38,7 @@ from flautim_lab.runners.progress import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
+    from torch import nn
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
 LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
@@ -200,7 +203,8 @@ class Run:
     def wait(self, timeout_seconds: float | None = None) -> Run:
         """Wait until the run has ended, and return it.
 
-        Ctrl-C (or the kernel's stop button) ends the waiting, not the run.
+        Ctrl-C (or the kernel's stop button) ends the waiting, not the run; a script that ends by
+        it ends its ``local`` run too.
 
         Parameters
         ----------
@@ -302,8 +306,9 @@ class Run:
 
         Parameters
         ----------
-        features : Tensor or array-like
-            Rows first: ``(rows, features)`` for a table, else whatever the model takes.
+        features : DataFrame, Tensor or array-like
+            Rows first: a frame with the table's columns, or ``(rows, features)`` in the order of
+            ``dataset.feature_names``; without a table, whatever the model takes.
 
         Returns
         -------
@@ -318,8 +323,7 @@ class Run:
             If each client had a scale of its own, or the rows do not fit the model.
         """
         model = self.model()
-        rows = torch.as_tensor(features)
-        rows = rows.float() if rows.dtype == torch.float64 else rows
+        rows = self._rows(features)
         path = self.folder / "scale.json"
         if path.exists():
             scale = json.loads(path.read_text(encoding="utf-8"))
@@ -349,19 +353,62 @@ class Run:
                 ) from error
         return outputs
 
-    def plot(self, metric: str = "loss", compare: Sequence[Run] = ()) -> Figure:
+    def _rows(self, features: Any) -> Tensor:
+        """Return rows as a tensor of floats (whole numbers stay so for models without a table)."""
+        if hasattr(features, "columns") and hasattr(features, "iloc"):
+            dataset = self.experiment.dataset
+            if not isinstance(dataset, CSVDataset):
+                raise TrainingError(
+                    f"run {self._id} was not trained on a table, so it takes no frame; "
+                    "give a tensor of the shape that the model takes"
+                )
+            return dataset.encode(features)
+        try:
+            rows = features if isinstance(features, Tensor) else torch.tensor(np.array(features))
+        except (TypeError, ValueError) as error:
+            raise TrainingError(
+                f"the rows are no numbers ({error}); give a frame with the table's columns, "
+                "or numbers in the order of dataset.feature_names"
+            ) from error
+        whole = not rows.is_floating_point() and not (self.folder / "scale.json").exists()
+        return rows if whole else rows.float()
+
+    def final(self, metric: str = "loss", split: str = "validation") -> float:
+        """Return the last value of a metric over all clients, weighted by rows.
+
+        Parameters
+        ----------
+        metric : str
+            ``loss``, ``accuracy``, or any other name in ``run.metrics``.
+        split : {"validation", "train"}
+
+        Raises
+        ------
+        RecordsError
+            If there is no such number (yet).
+        """
+        frame = self.metrics
+        mean = frame[frame.client.isna()]
+        known = sorted({f"{s} {m}" for s, m in zip(mean["split"], mean["metric"], strict=True)})
+        if not known:
+            raise RecordsError(f"run {self._id} ({self.status}) has measured nothing yet")
+        choose(f"{split} {metric}", known, "measure", RecordsError)
+        chosen = mean[(mean["metric"] == metric) & (mean["split"] == split)]
+        return float(chosen["value"].iloc[-1])
+
+    def plot(self, metric: str = "loss", compare: Run | Sequence[Run] = ()) -> Figure:
         """Return a picture of a metric over the rounds, of this run and of others.
 
         Parameters
         ----------
         metric : str
             ``loss``, ``accuracy``, or any other name in ``run.metrics``.
-        compare : sequence of Run
+        compare : Run or sequence of Run
             Other runs on the same plot, such as a centralized baseline.
         """
         from flautim_lab.plots import metric_names, plot_metrics
 
-        runs = [self, *compare]
+        runs = [self, *([compare] if isinstance(compare, Run) else compare)]
         frames = {run.id: run.metrics for run in runs}
         known = metric_names(frames[self.id])
         if known:
@@ -384,7 +431,13 @@ class Run:
             The trained weights (safetensors), the metrics (CSV), the log, the loss plot (PNG), or
             the experiment's settings (JSON).
         to : path, optional
-            A file or a folder; the working folder by default.
+            A file, or a folder (one that exists, or a name that ends in a slash); the working
+            folder by default. A file that exists is not overwritten.
+
+        Raises
+        ------
+        RecordsError
+            If the file exists or cannot be written, or the run has no such part.
         """
         choose(what, DOWNLOADS, "download")
         suffix = {
@@ -395,8 +448,10 @@ class Run:
             "experiment": "experiment.json",
         }[what]
         target = Path.cwd() if to is None else Path(to)
-        if target.is_dir():
+        if target.is_dir() or str(to).endswith(("/", os.sep)):
             target = target / f"{self._id}-{suffix}"
+        if target.exists():
+            raise RecordsError(f"{target} exists; choose another name, or remove it first")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if what == "metrics":

@@ -136,7 +136,7 @@ def _federate(
         if server.state.round > 0:
             keep_model(folder.run_folder, experiment, server)
         link.close()
-    return RunStatus.FINISHED, ""
+    return RunStatus.FINISHED, server.remark
 
 
 def _listen(folder: ProcessFolder, files: ServerFiles) -> SuperLink:

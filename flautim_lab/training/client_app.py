@@ -253,7 +253,10 @@ def as_measures(result: Any, loop: str) -> dict[str, float]:
             f"{loop} must return its loss, or a dict with 'loss' in it, not {result!r}"
         )
     try:
-        return {str(name): float(value) for name, value in pairs.items()}
+        return {
+            str(name): float(value.detach() if isinstance(value, Tensor) else value)
+            for name, value in pairs.items()
+        }
     except (TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{loop} returned something that is no number: {error}") from error
 

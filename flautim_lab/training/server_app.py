@@ -70,6 +70,8 @@ class Server:
         self.strategy = strategy
         self.recorder = recorder
         self._stopped = stopped
+        self._means: dict[str, float] = {}
+        self._failures: dict[int, tuple[set[int], str]] = {}
         #: Called after each round (a checkpoint, where the runner keeps any).
         self.after_round: Callable[[], None] = lambda: None
         model = experiment.build_model()
@@ -93,6 +95,11 @@ class Server:
             If too few clients answered, naming one of them and its error.
         """
         experiment = self.experiment
+        if experiment.validation and not any(len(rows.validation) for rows in experiment.splits):
+            self.recorder.log(
+                "no client has rows enough to hold any back: there is no validation",
+                level="warning",
+            )
         self._scale(grid)
         for round_number in range(self.state.round + 1, experiment.rounds + 1):
             self._train(grid, round_number)
@@ -100,9 +107,24 @@ class Server:
             if last or round_number % experiment.evaluate_every == 0:
                 self._evaluate(grid, round_number)
             self.state.round = round_number
+            self.recorder.log(self._line(), round=round_number)
             self.recorder.round_done(round_number)
             self.after_round()
             self._check_stop()
+
+    @property
+    def remark(self) -> str:
+        """What must be known of a run that finished: the client that failed most, in a sentence."""
+        if not self._failures:
+            return ""
+        worst = max(self._failures, key=lambda client: len(self._failures[client][0]))
+        rounds, reason = self._failures[worst]
+        others = len(self._failures) - 1
+        more = f" (and {count(others, 'other')} failed too)" if others else ""
+        name = self.experiment.client_names[worst]
+        return (
+            f"{name} failed in {count(len(rounds), 'round')} of {self.state.round}: {reason}{more}"
+        )
 
     # --- one round -----------------------------------------------------------------------
 
@@ -204,6 +226,11 @@ class Server:
         failed = [m for m in answers if m.has_error()]
         for message in failed:
             self.recorder.failure(round_number, _client(message), message.error.reason or "")
+            rounds, _ = self._failures.get(_client(message), (set(), ""))
+            self._failures[_client(message)] = (
+                rounds | {round_number},
+                _first_line(message.error.reason),
+            )
         good = len(answers) - len(failed)
         needed = len(messages) if everybody else min(self._enough(what), len(messages))
         if good < needed:
@@ -238,7 +265,14 @@ class Server:
                 rows_of[name] = rows_of.get(name, 0) + rows
         for name, total in sums.items():
             mean = total / rows_of[name] if rows_of[name] else math.nan
+            self._means[f"{split} {name}"] = mean
             self.recorder.metric(round_number, ALL_CLIENTS, split, name, mean)
+
+    def _line(self) -> str:
+        """Return the round's means as a line of the log."""
+        line = ", ".join(f"{name} {mean:.4g}" for name, mean in self._means.items())
+        self._means.clear()
+        return line or "done"
 
     def _check_stop(self) -> None:
         if self._stopped():

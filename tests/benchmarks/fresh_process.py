@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MARK = "measured: "
 OWNER = "FLAUTIM_LAB_BENCHMARK"  # carried by every process that we started, and by its children
-LIMIT_SECONDS = 600
+LIMIT_SECONDS = 300
 
 
 class MeasurementError(RuntimeError):
@@ -84,7 +84,7 @@ class FreshProcesses:
             self._end_all()
         lines = [line for line in output.splitlines() if line.startswith(MARK)]
         if process.returncode != 0 or not lines:
-            shown = "\n".join(output.splitlines()[-25:])
+            shown = "\n".join(output.splitlines()[-60:])
             raise MeasurementError(f"{' '.join(arguments)[:200]} failed:\n{shown}")
         return json.loads(lines[-1].removeprefix(MARK))
 

@@ -65,6 +65,7 @@ def first_round(work: Work) -> dict:
     begin = time.perf_counter()
     run = run_now(made)
     while True:
+        ended = run.status.ended  # asked first: whatever was recorded before it is seen below
         losses = {
             event.split: event.value
             for event in run.events()
@@ -73,7 +74,7 @@ def first_round(work: Work) -> dict:
         }
         if losses.keys() >= wanted:
             break
-        if run.status.ended:
+        if ended:
             raise RuntimeError(f"the run ended without its losses: {run.logs()}")
         time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - begin

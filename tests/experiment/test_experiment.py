@@ -69,6 +69,14 @@ def test_a_wrong_setting_is_one_sentence(settings, sentence):
     refuses(sentence, **settings)
 
 
+def test_an_unknown_setting_is_one_sentence_too():
+    refuses("no setting named 'epochs'; it is called 'local_epochs' here", epochs=3)
+    with pytest.raises(
+        lab.ExperimentError, match="no setting named 'round'; did you mean 'rounds'"
+    ):
+        experiment(round=3)
+
+
 def test_unknown_names_get_a_suggestion():
     for setting, value, hint in [
         (
@@ -180,8 +188,23 @@ def test_a_model_that_does_not_fit_is_refused(model, sentence):
 
 def test_a_model_that_is_made_already_is_refused():
     refuses(
-        "give the class Net, not a model that is made already: Net", lab.ModelError, model=Net()
+        "the model is made already; give the class Net, so that every client makes its own",
+        lab.ModelError,
+        model=Net(),
     )
+    with pytest.raises(lab.ModelError, match=r"such as lambda: nn.Sequential\(...\)"):
+        experiment(nn.Sequential(nn.Linear(4, 3)))
+
+
+def test_a_misspelt_hook_is_pointed_out():
+    with pytest.warns(UserWarning, match="Mine.train_loop is never called by a run; did you mean"):
+
+        class Mine(lab.Experiment):
+            def train_loop(self, model, loader):
+                return 0.0
+
+            def my_own_helper(self):
+                return 1
 
 
 def test_model_arguments():

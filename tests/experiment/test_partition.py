@@ -314,8 +314,8 @@ def test_by_label_of_one_client() -> None:
         ),
         (
             np.linspace(0, 1, 20),
-            "by_label needs classes, but the targets are numbers to predict (regression); use "
-            "by_size(alpha=...), by_column(...) or evenly()",
+            "by_label needs classes, but the targets are not whole numbers; give class numbers "
+            "(as in `return x, int(y)`), or use by_size(alpha=...), by_column(...) or evenly()",
         ),
     ],
 )

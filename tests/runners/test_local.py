@@ -318,6 +318,7 @@ def test_a_clients_exception_is_its_own_failure_and_not_the_runs_end():
     made = Breaks(dataset, Net, partition=by, rounds=3, batch_size=4)
     run = lab.run(made).wait()
     assert str(run.status) == "finished"
+    assert run.message == "a failed in 3 rounds of 3: ValueError: sensor 7 is broken"
     progress = run.progress()
     assert progress.clients[0].name == "a"
     assert progress.clients[0].error == "ValueError: sensor 7 is broken"
@@ -462,7 +463,9 @@ def test_a_script_that_ends_before_its_run_records_it_as_interrupted():
     assert process.returncode == 0, errors
     run = lab.attach(run_id)
     assert str(run.status) == "interrupted"
-    assert run.message == "its kernel ended before it did; run.wait() keeps a script waiting"
+    assert (
+        run.message == "its process ended before it did; a script waits for its run with run.wait()"
+    )
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_run():

@@ -87,6 +87,39 @@ def test_predictions_are_made_from_rows_in_their_own_units():
         run.predict(dataset.features[0])
 
 
+def test_whole_numbers_and_frames_are_predicted_like_their_floats():
+    frame = iris_frame().assign(kind=["a", "b", "c"] * 50)
+    dataset = lab.CSVDataset(frame, target="species")
+
+    run = lab.run(experiment(lambda: torch.nn.Linear(7, 3), dataset)).wait()
+    whole = torch.tensor([[5, 3, 1, 2, 1, 0, 0]])
+    expected = run.predict(whole.float())
+    assert torch.equal(run.predict(whole), expected)
+    assert torch.equal(run.predict([[5, 3, 1, 2, 1, 0, 0]]), expected)
+    rows = frame.iloc[[0, 70, 149]]
+    assert torch.equal(run.predict(rows), run.predict(dataset.features[[0, 70, 149]]))
+    assert torch.equal(run.predict(rows[rows.columns[::-1]]), run.predict(rows))
+    for bad, sentence in [
+        (rows.drop(columns="kind"), "no column named 'kind'; choose one of: "),
+        (rows.assign(kind="z"), "no category of 'kind' named 'z'; choose one of: a, b, c"),
+        (rows.assign(petal_width="wide"), "column 'petal_width' holds text, and numbers are"),
+        (rows.assign(petal_width=float("nan")), "column 'petal_width' has missing values"),
+    ]:
+        with pytest.raises(lab.DatasetError, match=sentence):
+            run.predict(bad)
+    with pytest.raises(lab.TrainingError, match="the rows are no numbers"):
+        run.predict([["a"] * 7])
+
+
+def test_final_numbers(finished):
+    frame = finished.metrics
+    last = frame[frame.client.isna() & (frame["round"] == 3) & (frame.split == "validation")]
+    assert finished.final("accuracy") == last[last.metric == "accuracy"].value.item()
+    assert finished.final() == last[last.metric == "loss"].value.item()
+    with pytest.raises(lab.RecordsError, match="no measure named 'train accuracy'"):
+        finished.final("accuracy", "train")
+
+
 def test_predictions_where_each_client_has_its_own_scale_are_refused():
     run = lab.run(experiment(dataset=iris(standardize="client"))).wait()
     with pytest.raises(lab.TrainingError, match="each client scaled its rows by itself"):
@@ -151,6 +184,9 @@ def test_downloads(finished, tmp_path, monkeypatch):
     assert "FINISHED" in finished.download("log").read_text()
     assert finished.download("plot").read_bytes()[:4] == b"\x89PNG"
     assert '"rounds": 3' in finished.download("experiment").read_text()
+    with pytest.raises(lab.RecordsError, match=r"m.csv exists; choose another name, or remove it"):
+        finished.download("metrics", path)
+    assert finished.download("log", "new/").parent.name == "new"
     with pytest.raises(lab.ExperimentError, match="no download named 'weights'"):
         finished.download("weights")
     (tmp_path / "file").write_text("")
