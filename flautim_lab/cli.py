@@ -246,7 +246,7 @@ def stop_run(run_id: str) -> None:
 @the_run
 @click.option("--what", type=click.Choice(DOWNLOADS), required=True, help="Which part.")
 @click.option(
-    "--to", type=str,
+    "--to", type=str, metavar="PATH",
     help="A file, which must not exist yet, or a folder (one that exists, or any name that ends in "
     "a slash).  [default: here]",
 )  # fmt: skip

@@ -317,7 +317,7 @@ def test_download_and_plot(tmp_path: Path) -> None:
     result = call("download", "r1", "--what", "metrics", "--to", str(target))
     assert (result.exit_code, result.stderr) == (
         1,
-        f"Error: {target} exists; choose another name\n",
+        f"Error: {target} exists; choose another name, or remove it first\n",
     )
     picture = tmp_path / "both.png"
     arguments = ["plot", "r1", "r2", "--metric", "accuracy", "-o", str(picture)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from flautim_lab.errors import BundleError, ExperimentError, ModelError
-from flautim_lab.experiment import loops, settings
-from flautim_lab.experiment.bundle import Bundle, make_bundle
+from flautim_lab.experiment import archive, loops, settings
+from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Rows, split_rows
-from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import DatasetInfo, column, describe
 from flautim_lab.experiment.model_check import ModelFacts, check_model
 from flautim_lab.experiment.partition import Assignment, Partition, evenly
@@ -27,7 +25,6 @@ from flautim_lab.experiment.strategies import STRATEGIES, check_strategy, client
 from flautim_lab.experiment.streams import PrivateRandom
 from flautim_lab.names import check_name, choose
 
-FORMAT = 1
 TASKS = ("classification", "regression")
 SYNONYMS = {"epochs": "local_epochs", "learning_rate": "lr", "num_rounds": "rounds"}
 HOOKS = ("loss", "metrics", "training_loop", "validation_loop")
@@ -314,45 +311,11 @@ class Experiment:
         BundleError
             If a class has no source that can be kept, naming it and the next step.
         """
-        objects: dict[str, object] = {"model": self.model}
-        if not isinstance(self.dataset, CSVDataset) and self.dataset_class is not None:
-            objects["dataset"] = self.dataset_class
-        if type(self) is not Experiment:
-            objects["experiment"] = type(self)
-        if callable(self.strategy):
-            objects["strategy"] = self.strategy
-        return make_bundle(objects)
+        return archive.make_bundle_of(self)
 
     def to_json(self) -> str:
         """Return the settings as JSON: plain values, and references into the bundle by role."""
-        values: dict[str, Any] = {"format": FORMAT}
-        for field in dataclasses.fields(self):
-            if field.init and field.name not in ("dataset", "model", "partition", "strategy"):
-                value = getattr(self, field.name)
-                values[field.name] = dict(value) if isinstance(value, Mapping) else value
-        values["model"] = {"role": "model", "name": self.model_name}
-        values["partition"] = self.partition.settings()
-        if isinstance(self.dataset, CSVDataset):
-            values["dataset"] = {"kind": "csv", **self.dataset.settings()}
-        elif self.dataset_class is not None:
-            values["dataset"] = {"kind": "class", "role": "dataset", "name": self.info.name}
-        else:
-            values["dataset"] = {"kind": "object", "name": type(self.dataset).__name__}
-        if isinstance(self.strategy, str):
-            values["strategy"] = self.strategy
-        elif callable(self.strategy):
-            values["strategy"] = {"kind": "function", "role": "strategy"}
-        else:
-            values["strategy"] = {"kind": "object", "name": self.strategy_name}
-        if type(self) is not Experiment:
-            values["class"] = {"role": "experiment", "name": type(self).__name__}
-        try:
-            return json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True)
-        except TypeError as error:
-            raise ExperimentError(
-                f"a setting cannot be written as JSON ({error}); "
-                "use numbers, text, lists and dicts in the *_args settings"
-            ) from error
+        return archive.to_json(self)
 
     @classmethod
     def from_json(cls, text: str, folder: str | Path) -> Experiment:
@@ -364,32 +327,7 @@ class Experiment:
             If the bundle lacks what the settings refer to, or the dataset or strategy was a live
             object, of which only the name is kept.
         """
-        folder = Path(folder)
-        values = json.loads(text)
-        if values.pop("format", None) != FORMAT:
-            raise ExperimentError(
-                f"{folder} holds an experiment of another format; use the release that wrote it"
-            )
-        bundle = Bundle.read(folder / "bundle")
-        maker: Any = bundle.load("experiment") if values.pop("class", None) else Experiment
-        data = values.pop("dataset")
-        strategy = values.pop("strategy")
-        instead = {"dataset": "its class", "strategy": "a function that makes it"}
-        for what, reference in (("dataset", data), ("strategy", strategy)):
-            if isinstance(reference, dict) and reference["kind"] == "object":
-                raise BundleError(
-                    f"the {what} of this experiment was a live {reference['name']} object, which "
-                    f"is not kept; give {instead[what]} instead"
-                )
-        dataset = _read_csv(data, folder) if data["kind"] == "csv" else bundle.load("dataset")
-        if isinstance(strategy, dict):
-            strategy = bundle.load("strategy")
-        values.pop("model")
-        partition = Partition.from_settings(values.pop("partition"))
-        made: Experiment = maker(
-            dataset, bundle.load("model"), partition=partition, strategy=strategy, **values
-        )
-        return made
+        return archive.from_json(text, Path(folder), Experiment)
 
     def save(self, folder: str | Path) -> Path:
         """Write settings, bundle and (for data given as a frame) the table to ``folder``.
@@ -399,14 +337,7 @@ class Experiment:
         BundleError
             If the source of a class cannot be kept.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = self.to_json()
-        self.bundle().write(folder / "bundle")
-        if isinstance(self.dataset, CSVDataset) and self.dataset.settings().get("path") is None:
-            self.dataset.save(folder / "dataset.csv")
-        (folder / "experiment.json").write_text(text, encoding="utf-8")
-        return folder
+        return archive.save(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> Experiment:
@@ -551,15 +482,3 @@ def _together(splits: tuple[Rows, ...]) -> Rows:
         train=np.sort(np.concatenate([rows.train for rows in splits])),
         validation=np.sort(np.concatenate([rows.validation for rows in splits])),
     )
-
-
-def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
-    values = {k: v for k, v in reference.items() if k not in ("kind", "path", "sha256", "rows")}
-    path = reference.get("path") or folder / "dataset.csv"
-    dataset = CSVDataset(path, **values)
-    if dataset.settings()["sha256"] != reference["sha256"]:
-        raise ExperimentError(
-            f"the table {path} has changed since this experiment was made; "
-            "restore it, or make the experiment anew"
-        )
-    return dataset

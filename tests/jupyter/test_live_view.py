@@ -111,6 +111,7 @@ def test_closed_widgets_are_made_anew(notebook, steps):
 def test_a_finished_run_is_static_at_once(notebook):
     run = lab.run(experiment(rounds=1))
     until(lambda: run.status.ended)
+    assert (run.status, run.message) == ("finished", "")
     assert show(notebook, run) is None
     (shown,) = notebook.shown
     assert set(shown) == STATIC
@@ -213,6 +214,7 @@ def test_pictures_are_drawn_within_their_share_and_always_at_the_end(notebook, s
     until(lambda: "2/3" in view.header.value)
     assert view.picture.value == b""
     steps.finish(run)
+    assert (run.status, run.message) == ("finished", "")
     wait_for_pages(notebook, view)
     assert set(notebook.shown[0]) == STATIC
 

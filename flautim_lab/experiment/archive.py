@@ -1,0 +1,123 @@
+"""An experiment as files: settings as JSON, source as a bundle, a frame as a table. No pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flautim_lab.errors import BundleError, ExperimentError
+from flautim_lab.experiment.bundle import Bundle, make_bundle
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.partition import Partition
+
+if TYPE_CHECKING:
+    from flautim_lab.experiment.experiment import Experiment
+
+FORMAT = 1
+
+
+def make_bundle_of(experiment: Experiment) -> Bundle:
+    """See :meth:`Experiment.bundle`."""
+    objects: dict[str, object] = {"model": experiment.model}
+    if not isinstance(experiment.dataset, CSVDataset) and experiment.dataset_class is not None:
+        objects["dataset"] = experiment.dataset_class
+    if _is_subclass(experiment):
+        objects["experiment"] = type(experiment)
+    if callable(experiment.strategy):
+        objects["strategy"] = experiment.strategy
+    return make_bundle(objects)
+
+
+def to_json(experiment: Experiment) -> str:
+    """See :meth:`Experiment.to_json`."""
+    values: dict[str, Any] = {"format": FORMAT}
+    for field in dataclasses.fields(experiment):
+        if field.init and field.name not in ("dataset", "model", "partition", "strategy"):
+            value = getattr(experiment, field.name)
+            values[field.name] = dict(value) if isinstance(value, Mapping) else value
+    values["model"] = {"role": "model", "name": experiment.model_name}
+    values["partition"] = experiment.partition.settings()
+    if isinstance(experiment.dataset, CSVDataset):
+        values["dataset"] = {"kind": "csv", **experiment.dataset.settings()}
+    elif experiment.dataset_class is not None:
+        values["dataset"] = {"kind": "class", "role": "dataset", "name": experiment.info.name}
+    else:
+        values["dataset"] = {"kind": "object", "name": type(experiment.dataset).__name__}
+    if isinstance(experiment.strategy, str):
+        values["strategy"] = experiment.strategy
+    elif callable(experiment.strategy):
+        values["strategy"] = {"kind": "function", "role": "strategy"}
+    else:
+        values["strategy"] = {"kind": "object", "name": experiment.strategy_name}
+    if _is_subclass(experiment):
+        values["class"] = {"role": "experiment", "name": type(experiment).__name__}
+    try:
+        return json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True)
+    except TypeError as error:
+        raise ExperimentError(
+            f"a setting cannot be written as JSON ({error}); "
+            "use numbers, text, lists and dicts in the *_args settings"
+        ) from error
+
+
+def from_json(text: str, folder: Path, base: type[Experiment]) -> Experiment:
+    """See :meth:`Experiment.from_json`; ``base`` is the class of one without a class of its own."""
+    values = json.loads(text)
+    if values.pop("format", None) != FORMAT:
+        raise ExperimentError(
+            f"{folder} holds an experiment of another format; use the release that wrote it"
+        )
+    bundle = Bundle.read(folder / "bundle")
+    maker: Any = bundle.load("experiment") if values.pop("class", None) else base
+    data = values.pop("dataset")
+    strategy = values.pop("strategy")
+    instead = {"dataset": "its class", "strategy": "a function that makes it"}
+    for what, reference in (("dataset", data), ("strategy", strategy)):
+        if isinstance(reference, dict) and reference["kind"] == "object":
+            raise BundleError(
+                f"the {what} of this experiment was a live {reference['name']} object, which "
+                f"is not kept; give {instead[what]} instead"
+            )
+    dataset = _read_csv(data, folder) if data["kind"] == "csv" else bundle.load("dataset")
+    if isinstance(strategy, dict):
+        strategy = bundle.load("strategy")
+    values.pop("model")
+    partition = Partition.from_settings(values.pop("partition"))
+    made: Experiment = maker(
+        dataset, bundle.load("model"), partition=partition, strategy=strategy, **values
+    )
+    return made
+
+
+def save(experiment: Experiment, folder: Path) -> Path:
+    """See :meth:`Experiment.save`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = experiment.to_json()
+    experiment.bundle().write(folder / "bundle")
+    if (
+        isinstance(experiment.dataset, CSVDataset)
+        and experiment.dataset.settings().get("path") is None
+    ):
+        experiment.dataset.save(folder / "dataset.csv")
+    (folder / "experiment.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _is_subclass(experiment: Experiment) -> bool:
+    """Return whether a class of the researcher's own stands between it and ours."""
+    return type(experiment).__module__ != "flautim_lab.experiment.experiment"
+
+
+def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
+    values = {k: v for k, v in reference.items() if k not in ("kind", "path", "sha256", "rows")}
+    path = reference.get("path") or folder / "dataset.csv"
+    dataset = CSVDataset(path, **values)
+    if dataset.settings()["sha256"] != reference["sha256"]:
+        raise ExperimentError(
+            f"the table {path} has changed since this experiment was made; "
+            "restore it, or make the experiment anew"
+        )
+    return dataset
