@@ -9,7 +9,7 @@ The path of one experiment, from a cell to its plotted loss, folder by folder:
 3. ``training/`` - Flower's ServerApp drives one of Flower's strategies; ``grid.py`` carries its
    messages to the ClientApp, client by client; ``experiment/loops.py`` trains on a client's rows.
 4. ``records/`` - every loss is an event in SQLite.
-5. ``jupyter/live_view.py`` and ``plots.py`` draw those events while they come.
+5. ``jupyter/live_view.py`` and ``plots/`` draw those events while they come.
 
 ``import flautim_lab`` is light: a name is loaded when it is first used.
 """

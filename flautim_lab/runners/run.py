@@ -418,7 +418,8 @@ class Run:
         return plot_metrics(
             curves,
             metric=metric,
-            rounds=max(run.rounds for run in runs),
+            # Rounds that are still to come are shown as room; those that never come are not.
+            rounds=max(run.round if run.status.ended else run.rounds for run in runs) or None,
             title=self.name if len(runs) == 1 else "",
         )
 
