@@ -54,6 +54,8 @@ def to_json(experiment: Experiment) -> str:
         values["strategy"] = {"kind": "object", "name": experiment.strategy_name}
     if _is_subclass(experiment):
         values["class"] = {"role": "experiment", "name": type(experiment).__name__}
+    for key in ("model_args", "dataset_args", "strategy_args", "optimizer_args"):
+        _check_plain(values[key], key)
     try:
         return json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True)
     except TypeError as error:
@@ -104,6 +106,21 @@ def save(experiment: Experiment, folder: Path) -> Path:
         experiment.dataset.save(folder / "dataset.csv")
     (folder / "experiment.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Refuse what JSON would bring back as something else (a tuple as a list, 1 as "1")."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise BundleError(f"{where} has the key {key!r}, which is no text; use text keys")
+            _check_plain(part, f"{where}[{key!r}]")
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            _check_plain(part, f"{where}[{place}]")
+    elif value is not None and type(value) not in (bool, int, float, str):
+        hint = "give a list" if isinstance(value, tuple) else "give numbers, text, lists or dicts"
+        raise BundleError(f"{where} is a {type(value).__name__}, which cannot be kept; {hint}")
 
 
 def _is_subclass(experiment: Experiment) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType, ModuleType
@@ -330,6 +331,11 @@ class _Gatherer:
         return True
 
     def _value(self, unit: Unit, name: str, value: Any) -> None:
+        if _is_secret(value):
+            raise BundleError(
+                f"`{name}` holds the value of an environment variable, which would be written "
+                "into the bundle as it is; read os.environ inside the class instead"
+            )
         item = Item(name)
         item.text = f"{name} = {self._expression(unit, item, value)}\n"
         unit.items[name] = item
@@ -373,3 +379,10 @@ def _local_variable(definition: Definition, variable: str) -> BundleError:
         f"defined; make it an argument of `{name}`, or define `{name}` at the top level of a cell "
         f"or module{'' if hasattr(definition.node, 'bases') else wraps}"
     )
+
+
+def _is_secret(value: Any) -> bool:
+    """Return whether a text is what an environment variable holds, and no path, flag or number."""
+    if not isinstance(value, str) or len(value) < 8 or "/" in value:
+        return False
+    return value in os.environ.values()

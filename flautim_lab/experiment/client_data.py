@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,11 @@ from flautim_lab.experiment.streams import numpy_stream
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
 
-EVALUATION_ROWS = 1024  # rows a batch when nothing is trained: only memory bounds it
+# When nothing is trained only memory bounds a batch: so many rows, and so many numbers.
+EVALUATION_ROWS = 1024
+EVALUATION_NUMBERS = 2**22
+
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Sums:
         mean = self.total / count
         variance = np.maximum(self.squares / count - mean**2, 0.0)
         # Below this the variance is rounding of the two sums, not spread.
-        constant = variance <= 1e-12 * np.maximum(self.squares / count, 1e-300)
+        constant = variance <= 1e-14 * np.maximum(self.squares / count, 1e-300)
         return Scale(mean=mean, std=np.where(constant, 1.0, np.sqrt(variance)))
 
 
@@ -154,7 +159,12 @@ class Batches:
         parts = [numbers[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
         # The loader draws a seed for workers it does not have; keep it off the global generator.
         loader = DataLoader(dataset, batch_sampler=parts, generator=torch.Generator())
-        for batch in loader:
+        batches, end_of_pass = iter(loader), object()
+        while True:
+            with _reading:  # a dataset is not written to be read by several threads at once
+                batch = next(batches, end_of_pass)
+            if batch is end_of_pass:
+                return
             yield _to(batch, self._device) if self._device is not None else batch
 
 
@@ -235,7 +245,10 @@ class ClientData:
         """Return batches of a split; shuffled by ``generator`` where one is given."""
         if split not in self._parts:
             self._parts[split] = self._part(split)
-        size = self._experiment.batch_size if split == "train" else EVALUATION_ROWS
+        size = self._experiment.batch_size
+        first = self._parts[split][0]
+        if split != "train" and isinstance(first, Tensor) and len(first):
+            size = max(size, min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(first[0].numel(), 1)))
         return Batches(
             self._parts[split],
             size,

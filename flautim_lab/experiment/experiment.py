@@ -289,7 +289,15 @@ class Experiment:
         allowed = [f.name for f in dataclasses.fields(self) if f.init]
         for key in changes:
             choose(key, allowed, "setting")
-        return dataclasses.replace(self, **changes)
+        if self.dataset_class is None or "dataset" in changes:
+            return dataclasses.replace(self, **changes)
+        if "dataset_args" in changes:
+            return dataclasses.replace(self, dataset=self.dataset_class, **changes)
+        # The dataset is made already, and stays the same one; so does the class it came from.
+        made = dataclasses.replace(self, dataset_args={}, **changes)
+        made._set("dataset_class", self.dataset_class)
+        made._set("dataset_args", self.dataset_args)
+        return made
 
     def __repr__(self) -> str:
         shown = [f"{self.info.name!r}", self.model_name, f"clients={self.clients}"]
@@ -436,6 +444,7 @@ class Experiment:
         self._set("client_names", names)
         if self.clients_per_round is not None:
             asked = settings.whole(self.clients_per_round, "clients_per_round")
+            self._set("clients_per_round", asked)
             if asked > clients:
                 raise ExperimentError(
                     f"clients_per_round is {asked} and there are {clients} clients; "
@@ -443,6 +452,7 @@ class Experiment:
                 )
         if self.min_clients is not None:
             fewest = settings.whole(self.min_clients, "min_clients")
+            self._set("min_clients", fewest)
             asked = self.clients_per_round or clients
             if fewest > asked:
                 raise ExperimentError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from flautim_lab.errors import ExperimentError, FlautimError, ModelError
+from flautim_lab.errors import DatasetError, ExperimentError, FlautimError, ModelError
 from flautim_lab.experiment.client_data import ClientData
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.loops import is_pair
@@ -59,7 +61,11 @@ def check_model(experiment: Experiment) -> ModelFacts:
         raise ModelError(f"{name} has no parameters to train")
     has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     own_loops = experiment.own_training_loop or experiment.own_validation_loop
-    with PrivateRandom(stream(experiment.seed, "check")) as random:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        PrivateRandom(stream(experiment.seed, "check")) as random,
+    ):
         batch = _small_batch(experiment)
         if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
             return ModelFacts(True, False, parameters, has_batch_norm)
@@ -69,7 +75,45 @@ def check_model(experiment: Experiment) -> ModelFacts:
         if not experiment.own_training_loop:
             _check_loss(experiment, model, batch)
         measured = outputs is not None and _check_metrics(experiment, outputs, batch[1])
-    return ModelFacts(random.draws > 0 or own_loops, measured, parameters, has_batch_norm)
+        if is_pair(batch) and outputs is not None:
+            model.eval()  # some draw only when they do not train
+            model(batch[0])
+    draws = random.draws > 0 or own_loops or may_draw(experiment, model)
+    return ModelFacts(draws, measured, parameters, has_batch_norm)
+
+
+_DRAWING = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential")
+
+
+def may_draw(experiment: Experiment, model: nn.Module) -> bool:
+    """Return whether code of the researcher's names a random function.
+
+    A batch need not come across a draw that depends on the data; a name in the code that could
+    draw is enough to redirect all draws, which costs time and nothing else.
+    """
+    own: set[type] = {type(module) for module in model.modules()}
+    own |= {type(experiment), type(experiment.dataset)}
+    todo: list[Any] = [
+        value
+        for kind in own
+        if not kind.__module__.startswith(("torch.", "flautim_lab."))
+        for base in kind.__mro__
+        if not base.__module__.startswith(("torch.", "flautim_lab.", "builtins"))
+        for value in vars(base).values()
+    ]
+    seen: set[Any] = set()
+    while todo:
+        function = inspect.unwrap(todo.pop()) if callable(todo[-1]) else todo.pop()
+        code = getattr(function, "__code__", None)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        names = set(code.co_names)
+        if any(part in name.lower() for name in names for part in _DRAWING):
+            return True
+        known = getattr(function, "__globals__", {})
+        todo += [known[name] for name in names if inspect.isfunction(known.get(name))]
+    return False
 
 
 def _small_batch(experiment: Experiment) -> Any:
@@ -79,7 +123,15 @@ def _small_batch(experiment: Experiment) -> Any:
         data.use_scale(data.sums().scale())
     batches = data.batches("train")
     batches.batch_size = CHECKED_ROWS
-    return next(iter(batches))
+    try:
+        return next(iter(batches))
+    except FlautimError:
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"the first rows cannot be made a batch ({type(error).__name__}: "
+            f"{_first_line(error)}); every row must have the same shape"
+        ) from error
 
 
 def _outputs(experiment: Experiment, model: nn.Module, batch: Any, name: str) -> Tensor | None:

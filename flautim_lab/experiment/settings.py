@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from flautim_lab.errors import ExperimentError
@@ -63,7 +64,12 @@ def arguments(value: Any, name: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ExperimentError(f"{name} must be a dict like {{'name': value}}, not {value!r}")
-    return dict(value)
+    return {key: _plain_number(part) for key, part in value.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number of NumPy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def optimizer(name: Any, args: Mapping[str, Any], lr: float) -> None:

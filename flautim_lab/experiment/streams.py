@@ -89,11 +89,13 @@ class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        if kwargs.get("generator") is not None:  # the caller brought a generator: theirs to seed
-            return func(*args, **kwargs)
+        brought = kwargs.get("generator")
+        if brought is not None and brought is not torch.default_generator:
+            return func(*args, **kwargs)  # the caller's own generator: theirs to seed
+        kwargs.pop("generator", None)
         if _drops_nothing(func, args, kwargs):
             return func(*args, **kwargs)
         self.draws += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import threading
 import time
 import traceback
@@ -81,10 +82,9 @@ class LocalExecution:
         self._stop.set()
 
     def abandon(self, reason: str) -> None:
-        """End because the kernel ends; what is recorded stays."""
+        """Be asked to end because the kernel ends; what is recorded stays."""
         self._abandoned = reason
         self._stop.set()
-        self.done.wait(GOODBYE_SECONDS)
 
     # --- in the run's own threads ---------------------------------------------------------
 
@@ -163,10 +163,18 @@ class LocalExecution:
 
 
 def _goodbye() -> None:
-    for execution in list(_going):
+    if os.getpid() != _PROCESS:  # a fork of the kernel ends: its runs are not there
+        return
+    going = list(_going)
+    for execution in going:
         execution.abandon(
             "its process ended before it did; a script waits for its run with run.wait()"
         )
 
+    end = time.monotonic() + GOODBYE_SECONDS
+    for execution in going:
+        execution.done.wait(max(end - time.monotonic(), 0.0))
 
+
+_PROCESS = os.getpid()
 atexit.register(_goodbye)

@@ -77,6 +77,7 @@ def main(run_folder: Path) -> int:
     try:
         one_thread()
         flower.prepare()
+        flower.quiet()
         with flower.log_to(lambda line: recorder.log(line, level="warning")):
             status, message = _federate(folder, facts, records, recorder, stop)
     except RecordsError as error:

@@ -89,7 +89,10 @@ class ClientHost:
         A fresh copy each time: what a module keeps beside its weights (a hidden state, a counter)
         must not pass from one client to the next.
         """
-        model = copy.deepcopy(self._model)
+        try:
+            model = copy.deepcopy(self._model)
+        except Exception:  # noqa: BLE001 - weight_norm and scripted modules refuse to be copied
+            model = self.experiment.build_model()
         config = _config(message)
         buffers: Any = config.get("buffers", b"")
         weights.load(model, self._decoded(_arrays(message)), buffers)

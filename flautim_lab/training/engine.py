@@ -13,7 +13,6 @@ wire is Flower's: its Fleet protocol over HTTPS, its messages, its node authenti
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -50,7 +49,6 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.logger import FLOWER_LOGGER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.main import create_app
@@ -83,7 +81,6 @@ class SuperLink:
     """
 
     def __init__(self, files: ServerFiles, host: str = "127.0.0.1", port: int = 0) -> None:
-        FLOWER_LOGGER.setLevel(logging.WARNING)  # it writes a line for every request
         app = create_app()
         app.state.enable_supernode_auth = True  # nobody registers itself
         self._state = app.state.linkstate_factory.state()

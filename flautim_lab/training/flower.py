@@ -106,6 +106,11 @@ def prepare() -> None:
         TaskIdentity.node_id = SERVER_NODE
 
 
+def quiet() -> None:
+    """Keep Flower's log to warnings in this process: its SuperLink writes a line per request."""
+    FLOWER_LOGGER.setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def private_random(seed: int, purpose: str, round_number: int) -> Iterator[None]:
     """Let Flower draw from streams keyed by (seed, purpose, round) inside this context."""

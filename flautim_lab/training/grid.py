@@ -7,12 +7,15 @@ timing reaches a strategy.
 
 from __future__ import annotations
 
+import functools
 import os
+import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
@@ -22,6 +25,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flautim_lab.errors import FlautimError
+from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import CLIENT
 
@@ -29,6 +33,8 @@ from flautim_lab.training.client_app import CLIENT
 # below it, Python's interpreter lock eats what the second core gives.
 WORTH_IT = 0.85
 TRIES = 3
+LOOK_SECONDS = 0.25
+GOODBYE_SECONDS = 2.0
 
 
 class Abandoned(Exception):  # noqa: N818 - not an error: nobody waits for this work any more
@@ -42,6 +48,10 @@ class Deadline:
         self._stopped = stopped
         self._round = 0
         self._wanted: Mapping[int, int] = {}
+
+    def stopped(self) -> bool:
+        """Return whether the run was asked to stop."""
+        return self._stopped()
 
     def begin(self, clients: Iterable[int]) -> int:
         """Begin a round of messages; earlier work of these clients is abandoned."""
@@ -60,6 +70,50 @@ class Deadline:
 
 
 _work = threading.local()
+
+
+class _Threads:
+    """Daemon threads that answer clients.
+
+    Not a ``ThreadPoolExecutor``: Python joins its threads at exit, so that a client that hangs
+    would keep a script from ending, and a script that ends would make its run fail.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._threads = [
+            threading.Thread(target=self._work, name=f"flautim-client-{n}", daemon=True)
+            for n in range(number)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Have a function called by the next thread that is free."""
+        future: Future[Any] = Future()
+        self._queue.put((future, functools.partial(function, *arguments)))
+        return future
+
+    def _work(self) -> None:
+        one_thread()
+        while (item := self._queue.get()) is not None:
+            future, call = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+                    future.set_exception(error)
+
+    def close(self, seconds: float) -> int:
+        """End the threads; returns how many are still busy after so many seconds."""
+        for _ in self._threads:
+            self._queue.put(None)
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0.0))
+        return sum(thread.is_alive() for thread in self._threads)
 
 
 class LocalGrid(Grid):
@@ -101,7 +155,7 @@ class LocalGrid(Grid):
         limit = (cores or 1) if workers == "auto" else int(workers)
         self.workers = max(1, min(limit, clients))
         self._tries = TRIES if workers == "auto" and self.workers > 1 else 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: _Threads | None = None
         self._replies: dict[str, Message] = {}
         self._contexts = {
             client: Context(
@@ -183,8 +237,10 @@ class LocalGrid(Grid):
         """End the threads; abandoned work ends with its next batch."""
         self._deadline.end()
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            hung = self._pool.close(GOODBYE_SECONDS)
             self._pool = None
+            if hung:
+                self._log(f"{count(hung, 'client')} did not end when the run did, and was left")
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -199,9 +255,7 @@ class LocalGrid(Grid):
         self, asked: list[Message], order: int, timeout: float | None
     ) -> tuple[list[Message], float]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self.workers, thread_name_prefix="flautim-client", initializer=one_thread
-            )
+            self._pool = _Threads(self.workers)
         futures: dict[Future[tuple[Message, float]], Message] = {
             self._pool.submit(self._answer, message, order): message for message in asked
         }
@@ -213,10 +267,14 @@ class LocalGrid(Grid):
                 if len(futures) - len(pending) >= self._enough:
                     break
                 left = None  # not enough yet: wait for the next one, however long it takes
-            _, pending = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
+            # In slices: a client that hangs must not hide a stop.
+            slice_ = LOOK_SECONDS if left is None else min(left, LOOK_SECONDS)
+            _, pending = wait(pending, timeout=slice_, return_when=FIRST_COMPLETED)
+            if self._deadline.stopped():
+                break
         for future in pending:
             future.cancel()
-        if pending:
+        if pending and timeout is not None and not self._deadline.stopped():
             late = sorted(futures[future].metadata.dst_node_id for future in pending)
             shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
             self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
@@ -233,7 +291,7 @@ class LocalGrid(Grid):
                 reply = self._app(message, self._contexts[client])
             except Abandoned:
                 reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, ABANDONED), reply_to=message)
-            except Exception as error:  # noqa: BLE001 - a client's failure is its answer
+            except BaseException as error:  # noqa: BLE001 - even SystemExit is its answer
                 reason = f"{summary(error)}\n{traceback.format_exc()}"
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
                 reply = Message(Error(code, reason), reply_to=message)

@@ -103,10 +103,11 @@ class Server:
         self._scale(grid)
         for round_number in range(self.state.round + 1, experiment.rounds + 1):
             self._train(grid, round_number)
+            # The weights are those of this round from here on, whatever becomes of validation.
+            self.state.round = round_number
             last = round_number == experiment.rounds
             if last or round_number % experiment.evaluate_every == 0:
-                self._evaluate(grid, round_number)
-            self.state.round = round_number
+                self._validate(grid, round_number)
             self.recorder.log(self._line(), round=round_number)
             self.recorder.round_done(round_number)
             self.after_round()
@@ -142,6 +143,8 @@ class Server:
         buffers = [
             (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
         ]
+        kept = weights.unchanged(state.parameters, [_arrays(m) for m in _good(answers)])
+        _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
                 new, _ = strategy.aggregate_train(round_number, answers)
@@ -156,9 +159,16 @@ class Server:
                 level="warning",
             )
         else:
-            state.parameters = weights.in_own_types(new, state.parameters)
-            state.buffers = weights.average_buffers(buffers) or state.buffers
+            state.parameters = weights.in_own_types(new, state.parameters, kept)
+            state.buffers = weights.average_buffers(buffers, state.buffers) or state.buffers
         self._record(round_number, "train", losses, strip="train_")
+
+    def _validate(self, grid: Grid, round_number: int) -> None:
+        """Validate; that it fails is said, and does not take the trained weights away."""
+        try:
+            self._evaluate(grid, round_number)
+        except TrainingError as error:
+            self.recorder.log(f"no validation: {error}", round=round_number, level="warning")
 
     def _evaluate(self, grid: Grid, round_number: int) -> None:
         experiment, strategy = self.experiment, self.strategy
@@ -177,6 +187,7 @@ class Server:
             return
         answers = self._ask(grid, messages, round_number, "evaluate")
         measures = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate evaluation", round_number):
             strategy.aggregate_evaluate(round_number, answers)
         self._record(round_number, "validation", measures)
@@ -315,6 +326,23 @@ def _measures(message: Message) -> tuple[int, dict[str, float]]:
     numbers = {k: float(v) for k, v in record.items() if k != ROWS and not isinstance(v, list)}
     numbers.pop("norm_bit", None)  # adaptive clipping's own message to its strategy
     return rows, numbers
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return next(iter(message.content.array_records.values()))
+
+
+def _shared_measures(answers: Sequence[Message]) -> None:
+    """Leave a strategy the measures that all answers have; ours of a few are recorded already.
+
+    Recall per class has other names where a client lacks a class, and Flower refuses that.
+    """
+    records = [next(iter(message.content.metric_records.values())) for message in _good(answers)]
+    if records:
+        shared = set.intersection(*(set(record) for record in records))
+        for record in records:
+            for name in set(record) - shared:
+                del record[name]
 
 
 def _buffers(message: Message) -> bytes:

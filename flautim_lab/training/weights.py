@@ -6,7 +6,7 @@ rows and never optimized: FedAdam as it is would drive a running variance below 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import safetensors.torch
@@ -84,8 +84,25 @@ def load(model: nn.Module, parameters: Mapping[str, Tensor], buffers: bytes) -> 
                 state[name].copy_(tensor)
 
 
-def in_own_types(new: ArrayRecord, template: ArrayRecord) -> ArrayRecord:
+def unchanged(sent: ArrayRecord, answers: Sequence[ArrayRecord]) -> set[str]:
+    """Return the names of the weights that every client returned as they were sent.
+
+    They are frozen. A mean of equal numbers is not always that number, and the noise of
+    differential privacy has no place in what nobody trained: they stay as they are.
+    """
+    return {
+        name
+        for name, array in sent.items()
+        if answers and all(name in a and a[name].data == array.data for a in answers)
+    }
+
+
+def in_own_types(
+    new: ArrayRecord, template: ArrayRecord, kept: Collection[str] = ()
+) -> ArrayRecord:
     """Return ``new`` in the types and order of ``template``: FedAdam answers in float64.
+
+    Those named in ``kept`` are taken from ``template``.
 
     Raises
     ------
@@ -96,6 +113,9 @@ def in_own_types(new: ArrayRecord, template: ArrayRecord) -> ArrayRecord:
         raise TrainingError("the strategy returned weights of other names than it was given")
     result = {}
     for name, old in template.items():
+        if name in kept:
+            result[name] = old
+            continue
         array = new[name]
         if tuple(array.shape) != tuple(old.shape):
             raise TrainingError(
@@ -108,28 +128,36 @@ def in_own_types(new: ArrayRecord, template: ArrayRecord) -> ArrayRecord:
     return ArrayRecord(result)
 
 
-def average_buffers(replies: Sequence[tuple[int, bytes]]) -> bytes:
+def average_buffers(replies: Sequence[tuple[int, bytes]], sent: bytes = b"") -> bytes:
     """Return the mean of the clients' buffers, weighted by rows, in the order given.
 
-    Counters and flags (whole numbers, booleans) are averaged too and rounded down, as a
-    ``state_dict`` would cast them.
+    A buffer that all clients returned alike is that buffer, to the bit. Counters and flags (whole
+    numbers, booleans) are averaged too, and rounded.
 
     Parameters
     ----------
     replies : sequence of (rows, safetensors bytes)
+    sent : bytes
+        What they were sent; returned if nobody changed anything.
     """
+    if sent and all(data == sent for _, data in replies):
+        return sent
     parts = [(rows, buffers_from_bytes(data)) for rows, data in replies if data]
     total = sum(rows for rows, _ in parts)
     if not parts or total == 0:
         return b""
     result: dict[str, Tensor] = {}
     for name, first in parts[0][1].items():
+        if all(torch.equal(buffers[name], first) for _, buffers in parts):
+            result[name] = first
+            continue
         # In double: a running mean in float32 would depend on how clients are grouped.
-        mean = torch.zeros(first.shape, dtype=torch.float64)
+        wide = torch.complex128 if first.is_complex() else torch.float64
+        mean = torch.zeros(first.shape, dtype=wide)
         for rows, buffers in parts:
-            mean += buffers[name].double() * (rows / total)
-        if not first.is_floating_point():
-            mean = torch.floor(mean + 1e-9)  # 3 x 1/3 must be 1
+            mean += buffers[name].to(wide) * (rows / total)
+        if not first.is_floating_point() and not first.is_complex():
+            mean = torch.round(mean)
         result[name] = mean.to(first.dtype)
     return buffers_to_bytes(result)
 

@@ -1002,3 +1002,22 @@ def test_loading_what_cannot_be_loaded() -> None:
     with pytest.raises(BundleError, match=r"^the strategy \(c.py:y\) cannot be loaded: Attribute"):
         bundle.load("strategy")
     assert bundle.load("other") == 1
+
+
+def test_the_value_of_an_environment_variable_is_no_source(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "s3cr3t-and-long")
+    namespace = {"__name__": "__main__"}
+    source = "import os\nTOKEN = os.environ['SOME_TOKEN']\n"
+    source += "class Net:\n    def key(self):\n        return TOKEN\n"
+    import linecache
+
+    linecache.cache["<cell secret>"] = (len(source), None, source.splitlines(True), "<cell secret>")
+    exec(compile(source, "<cell secret>", "exec"), namespace)
+    import sys
+    import types
+
+    main = types.ModuleType("__main__")
+    main.__dict__.update(namespace)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(BundleError, match="`TOKEN` holds the value of an environment variable"):
+        make_bundle({"model": namespace["Net"]})

@@ -503,3 +503,146 @@ def test_records_that_cannot_be_written_end_the_run_and_its_kernel_is_told(monke
 
 def _full(*_args, **_kwargs):
     raise lab.RecordsError("the disk is full; free some space")
+
+
+# --- found by attack ---------------------------------------------------------------------------
+
+
+class SeekAndRead(Dataset):
+    """One file position for all: not to be read by two threads at once."""
+
+    def __init__(self):
+        self.position = 0
+        self.targets = [row % 3 for row in range(200)]
+        self.wrong = 0
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        self.position = i
+        time.sleep(0.0002)
+        self.wrong += self.position != i
+        return torch.full((4,), float(self.position)) / 200, self.targets[i]
+
+
+def test_a_dataset_is_read_by_one_thread_at_a_time():
+    dataset = SeekAndRead()
+    lab.run(experiment(dataset=dataset, rounds=1), workers=4).wait()
+    assert dataset.wrong == 0
+
+
+class SometimesNoisy(Net):
+    def forward(self, x):
+        if self.training and x.abs().max() > 2.2:
+            x = x + 0.1 * torch.randn_like(x)
+        return super().forward(x)
+
+
+def test_a_model_that_draws_only_sometimes_gives_the_same_bits():
+    made = experiment(SometimesNoisy, tensors(60))
+    assert made.facts.draws
+    assert same(weights(lab.run(made, workers=1)), weights(lab.run(made, workers=3)))
+
+
+class Constants(Net):
+    """Buffers and weights that nobody trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("primes", torch.tensor([2654435761, 73856093]))
+        self.register_buffer("turns", torch.polar(torch.ones(4), torch.arange(4.0)))
+        self.frozen = nn.Parameter(torch.tensor([0.1, 7.7]), requires_grad=False)
+
+
+@pytest.mark.parametrize("strategy", ["FedAvg", "DifferentialPrivacyServerSideFixedClipping"])
+def test_what_nobody_trains_stays_as_it_is(strategy):
+    args = {} if strategy == "FedAvg" else {"noise_multiplier": 1.0, "clipping_norm": 1.0}
+    made = experiment(Constants, clients=7, strategy=strategy, strategy_args=args)
+    state, before = weights(lab.run(made)), made.build_model().state_dict()
+    for name in ("primes", "turns", "frozen"):
+        assert torch.equal(state[name], before[name]), name
+    assert not torch.equal(state["layers.0.weight"], before["layers.0.weight"])
+
+
+class RecallPerClass(lab.Experiment):
+    def metrics(self, outputs, targets):
+        right = (outputs.argmax(1) == targets).double()
+        return {f"recall {int(c)}": right[targets == c].mean() for c in targets.unique()}
+
+
+def test_metrics_that_only_some_clients_have():
+    made = experiment(cls=RecallPerClass, clients=6, partition=lab.by_label(alpha=0.2))
+    run = lab.run(made).wait()
+    assert {"recall 0", "recall 1", "recall 2"} <= set(run.metrics.metric)
+
+
+class Hangs(lab.Experiment):
+    def loss(self, model, batch):
+        if threading.current_thread().name.startswith("flautim-client-0"):
+            threading.Event().wait(60)
+        return super().loss(model, batch)
+
+
+def test_a_client_that_hangs_does_not_hold_the_run():
+    run = lab.run(experiment(cls=Hangs, rounds=100_000), workers=2)
+    time.sleep(0.5)
+    run.stop().wait(timeout_seconds=20)
+    assert str(run.status) == "stopped"
+
+
+class FailsToValidate(lab.Experiment):
+    def validation_loop(self, model, loader):
+        raise ValueError("no")
+
+
+def test_a_validation_that_fails_does_not_take_the_model_away():
+    run = lab.run(experiment(cls=FailsToValidate)).wait()
+    assert run.round == 3
+    assert run.model()
+    assert "no validation: round 1: 0 of 4 clients answered" in run.logs()
+
+
+class Exits(lab.Experiment):
+    def loss(self, model, batch):
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit(3)
+        return super().loss(model, batch)
+
+
+def test_a_client_that_exits_is_a_failed_client():
+    with pytest.raises(lab.TrainingError, match="SystemExit: 3"):
+        lab.run(experiment(cls=Exits)).wait()
+
+
+class WithArguments(Dataset):
+    def __init__(self, rows=40):
+        self.tensors = tensors(rows).tensors
+        self.targets = self.tensors[1]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        return self.tensors[0][i], self.targets[i]
+
+
+def test_a_dataset_class_with_arguments_has_a_baseline_too():
+    made = experiment(dataset=WithArguments, dataset_args={"rows": 50})
+    run = lab.run(made, centralized=True).wait()
+    assert run.experiment.dataset_class is WithArguments
+    assert lab.Run(run._records, run.id).experiment.info.rows == 50
+    assert made.replace(dataset_args={"rows": 30}).info.rows == 30
+
+
+def test_arguments_that_json_would_change_stay_in_the_kernel():
+    class Wide(Net):
+        def __init__(self, widths=(4, 8)):
+            super().__init__(widths[1])
+
+    made = experiment(Wide, model_args={"widths": (4, 8)})
+    run = lab.run(made).wait()
+    with pytest.raises(lab.BundleError, match=r"model_args\['widths'\] is a tuple"):
+        lab.Run(run._records, run.id).model()
+    with pytest.raises(lab.BundleError, match="which cannot be kept; give a list"):
+        lab.run(made, on="processes")
