@@ -8,6 +8,7 @@ timing reaches a strategy.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import queue
 import threading
@@ -18,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -29,10 +30,9 @@ from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import CLIENT
 
-# Threads are kept when a round took less than this share of what its clients used of the CPU:
+# Several threads are kept when a round with them takes less than this share of one without:
 # below it, Python's interpreter lock eats what the second core gives.
-WORTH_IT = 0.85
-TRIES = 3
+WORTH_IT = 0.9
 LOOK_SECONDS = 0.25
 GOODBYE_SECONDS = 2.0
 
@@ -154,7 +154,10 @@ class LocalGrid(Grid):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         limit = (cores or 1) if workers == "auto" else int(workers)
         self.workers = max(1, min(limit, clients))
-        self._tries = TRIES if workers == "auto" and self.workers > 1 else 0
+        # Rounds of training until it is known whether threads pay: one to warm up, one to
+        # measure with threads, one without. None: there is nothing to try.
+        self._trial: int | None = 0 if workers == "auto" and self.workers > 1 else None
+        self._with_threads = math.inf
         self._pool: _Threads | None = None
         self._replies: dict[str, Message] = {}
         self._contexts = {
@@ -222,15 +225,17 @@ class LocalGrid(Grid):
         """
         asked = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         order = self._deadline.begin(message.metadata.dst_node_id for message in asked)
+        trial = self._trial if _is_training(asked) and timeout is None else None
         begin = time.perf_counter()
         try:
-            if self.workers == 1 and timeout is None:
-                return [self._answer(message, order)[0] for message in asked]
-            replies, busy = self._on_threads(asked, order, timeout)
+            if timeout is None and (self.workers == 1 or trial == 2):
+                replies = [self._answer(message, order) for message in asked]
+            else:
+                replies = self._on_threads(asked, order, timeout)
         finally:
             self._deadline.end()
-        if self._tries and len(asked) >= self.workers:
-            self._judge(time.perf_counter() - begin, busy)
+        if trial is not None and len(asked) >= self.workers:
+            self._judge(trial, time.perf_counter() - begin)
         return replies
 
     def close(self) -> None:
@@ -244,19 +249,21 @@ class LocalGrid(Grid):
 
     # --- inside ----------------------------------------------------------------------------
 
-    def _judge(self, wall: float, busy: float) -> None:
-        """Keep several threads only if they are faster than one would be."""
-        self._tries -= 1
-        if wall > WORTH_IT * busy:
-            self.workers, self._tries = 1, 0
-            self._log("one thread is as fast as several for this model; clients train in turn")
+    def _judge(self, trial: int, seconds: float) -> None:
+        """Keep several threads only if a round with them was faster than one without."""
+        self._trial = trial + 1
+        if trial == 1:
+            self._with_threads = seconds
+        elif trial == 2:
+            self._trial = None
+            if self._with_threads >= WORTH_IT * seconds:
+                self.workers = 1
+                self._log("one thread is as fast as several here; clients train in turn")
 
-    def _on_threads(
-        self, asked: list[Message], order: int, timeout: float | None
-    ) -> tuple[list[Message], float]:
+    def _on_threads(self, asked: list[Message], order: int, timeout: float | None) -> list[Message]:
         if self._pool is None:
             self._pool = _Threads(self.workers)
-        futures: dict[Future[tuple[Message, float]], Message] = {
+        futures: dict[Future[Message], Message] = {
             self._pool.submit(self._answer, message, order): message for message in asked
         }
         pending = set(futures)
@@ -278,13 +285,11 @@ class LocalGrid(Grid):
             late = sorted(futures[future].metadata.dst_node_id for future in pending)
             shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
             self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
-        answers = [future.result() for future in futures if future not in pending]
-        return [reply for reply, _ in answers], sum(busy for _, busy in answers)
+        return [future.result() for future in futures if future not in pending]
 
-    def _answer(self, message: Message, order: int) -> tuple[Message, float]:
-        """Return a client's answer (an error is an answer too) and the CPU seconds it took."""
+    def _answer(self, message: Message, order: int) -> Message:
+        """Return a client's answer; an error is an answer too."""
         _work.round = order
-        begin = time.thread_time()
         client = message.metadata.dst_node_id
         with flower.log_to(lambda line: self._log(f"client {client}: {line}")):
             try:
@@ -295,7 +300,11 @@ class LocalGrid(Grid):
                 reason = f"{summary(error)}\n{traceback.format_exc()}"
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
                 reply = Message(Error(code, reason), reply_to=message)
-        return reply, time.thread_time() - begin
+        return reply
+
+
+def _is_training(messages: list[Message]) -> bool:
+    return bool(messages) and messages[0].metadata.message_type.startswith(MessageType.TRAIN)
 
 
 ABANDONED = "abandoned"
