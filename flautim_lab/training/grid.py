@@ -22,13 +22,12 @@ import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import CLIENT
+from flautim_lab.training.client_grid import ClientGrid
 
 # Several threads are kept when a round with them takes less than this share of one without:
 # below it, Python's interpreter lock eats what the second core gives.
@@ -116,7 +115,7 @@ class _Threads:
         return sum(thread.is_alive() for thread in self._threads)
 
 
-class LocalGrid(Grid):
+class LocalGrid(ClientGrid):
     """Answers the messages of a ServerApp with a ClientApp in this process.
 
     Parameters
@@ -147,7 +146,7 @@ class LocalGrid(Grid):
         log: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._app = app
-        self._clients = clients
+        super().__init__(clients)
         self._deadline = deadline
         self._enough = enough
         self._log = log
@@ -159,7 +158,6 @@ class LocalGrid(Grid):
         self._trial: int | None = 0 if workers == "auto" and self.workers > 1 else None
         self._with_threads = math.inf
         self._pool: _Threads | None = None
-        self._replies: dict[str, Message] = {}
         self._contexts = {
             client: Context(
                 run_id=flower.RUN_NUMBER,
@@ -170,45 +168,6 @@ class LocalGrid(Grid):
             )
             for client in range(clients)
         }
-        self._run = Run.create_empty(flower.RUN_NUMBER)
-
-    # --- Flower's Grid ---------------------------------------------------------------------
-
-    def set_run(self, run: Run) -> None:
-        """Set the run; kept for completeness of the interface."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message to a client."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the numbers of all clients."""
-        return range(self._clients)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Answer messages now; :meth:`pull_messages` gives the answers."""
-        ids = []
-        for reply in self.send_and_receive(messages):
-            ids.append(f"{time.monotonic_ns()}-{reply.metadata.src_node_id}")
-            self._replies[ids[-1]] = reply
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers of :meth:`push_messages`, each once."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

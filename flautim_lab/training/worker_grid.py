@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from flautim_lab.names import count
-from flautim_lab.training import flower
+from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.engine import Refused, SuperLink
 from flautim_lab.training.worker import WORK, make_work, read_answers
 
@@ -34,7 +32,7 @@ class Flight:
     questions: Mapping[int, Message]
 
 
-class WorkerGrid(Grid):
+class WorkerGrid(ClientGrid):
     """Sends the messages of a ServerApp to workers.
 
     Parameters
@@ -66,51 +64,13 @@ class WorkerGrid(Grid):
         enough: int = 1,
         log: Callable[[str], None] = lambda _line: None,
     ) -> None:
+        super().__init__(clients)
         self._link = link
         self._slots = slots
-        self._clients = clients
         self._roster = roster
         self._stopped = stopped
         self._enough = enough
         self._log = log
-        self._replies: dict[str, Message] = {}
-        self._run = Run.create_empty(flower.RUN_NUMBER)
-
-    def set_run(self, run: Run) -> None:
-        """Set the run; kept for completeness of the interface."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message to a client."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the numbers of all clients, whatever worker hosts them."""
-        return range(self._clients)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Answer messages now; :meth:`pull_messages` gives the answers."""
-        ids = []
-        for reply in self.send_and_receive(messages):
-            ids.append(f"{time.monotonic_ns()}-{reply.metadata.src_node_id}")
-            self._replies[ids[-1]] = reply
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers of :meth:`push_messages`, each once."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
