@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pandas as pd
 import torch
 from sklearn.datasets import load_iris
@@ -9,6 +11,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import flautim_lab as lab
+
+
+def hear_interrupts() -> None:
+    """For ``preexec_fn``: where the tests run in the background, their children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def iris_frame() -> pd.DataFrame:

@@ -21,6 +21,7 @@ from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
 from flautim_lab.runners.run import DOWNLOADS as DOWNLOADS_OF_RUN
+from tests.federations import hear_interrupts
 
 EXPERIMENT = """\
 import pandas as pd
@@ -155,7 +156,8 @@ def test_an_unknown_run_is_one_sentence() -> None:
         )
 
 
-def test_runs_newest_first() -> None:
+def test_runs_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     make_run("r1-first")
     make_run("r2-second", status=RunStatus.STOPPED)
     lines = call("runs").stdout.splitlines()
@@ -448,6 +450,7 @@ def test_ctrl_c_while_a_notebook_runs(tmp_path: Path) -> None:
         [sys.executable, "-m", "flautim_lab.cli", "run", str(path), "-o", str(out)],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     try:
         deadline = time.monotonic() + 60

@@ -19,7 +19,17 @@ from torch.utils.data import Dataset
 
 import flautim_lab as lab
 from flautim_lab.experiment.strategies import STRATEGIES
-from tests.federations import DropoutNet, Net, NormNet, experiment, final, iris, same, tensors
+from tests.federations import (
+    DropoutNet,
+    Net,
+    NormNet,
+    experiment,
+    final,
+    hear_interrupts,
+    iris,
+    same,
+    tensors,
+)
 
 
 def weights(run):
@@ -439,6 +449,7 @@ def start_script(then: str) -> tuple[subprocess.Popen, str]:
         text=True,
         cwd=os.getcwd(),
         env=os.environ | {"PYTHONPATH": os.getcwd()},
+        preexec_fn=hear_interrupts,
     )
     return process, process.stdout.readline().strip()
 
