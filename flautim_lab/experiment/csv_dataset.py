@@ -66,7 +66,7 @@ class CSVDataset(Dataset[tuple[Tensor, Tensor]]):
     data : str, path or pandas.DataFrame
         A CSV file with a header line, or a frame (its index is ignored).
     target : str
-        The column to predict.
+        The column to predict; it must be given.
     task : {"classification", "regression"}, optional
         By default: classification if the target is text or true/false, or whole numbers of at most
         20 distinct values that each occur twice on average; else regression.
@@ -113,8 +113,8 @@ class CSVDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         data: str | os.PathLike[str] | pd.DataFrame,
+        target: str | None = None,
         *,
-        target: str,
         task: str | None = None,
         standardize: str | None = "federated",
         missing: str = "refuse",
@@ -292,6 +292,12 @@ def _check_standardize(standardize: Any, missing: str) -> str | None:
 def _check_columns(
     frame: pd.DataFrame, source: Source, target: Any, ignore: Any
 ) -> tuple[str, tuple[str, ...]]:
+    if target is None:
+        names = column_names(frame)
+        raise DatasetError(
+            f"say which column to predict, for example target={names[-1]!r}; "
+            f"the columns are: {', '.join(names)}"
+        )
     target = clean(target)
     if target not in frame:
         sentence = unknown(target, column_names(frame), "column")

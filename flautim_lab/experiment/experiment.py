@@ -19,6 +19,7 @@ from flautim_lab.experiment import archive, loops, settings
 from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Rows, split_rows
 from flautim_lab.experiment.datasets import DatasetInfo, column, describe
+from flautim_lab.experiment.frozen import frozen_in_words
 from flautim_lab.experiment.model_check import ModelFacts, check_model
 from flautim_lab.experiment.partition import Assignment, Partition, evenly
 from flautim_lab.experiment.strategies import STRATEGIES, check_strategy, client_halves
@@ -30,6 +31,7 @@ SYNONYMS = {"epochs": "local_epochs", "learning_rate": "lr", "num_rounds": "roun
 HOOKS = ("loss", "metrics", "training_loop", "validation_loop")
 
 
+@frozen_in_words
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment:
     """What is learned: a dataset, a model, how the rows are spread, and how it is trained.
@@ -53,8 +55,8 @@ class Experiment:
         The strategy's own arguments, such as ``{"proximal_mu": 0.1}`` for FedProx.
     rounds, local_epochs, batch_size : int
         Rounds of the federation, epochs per client and round, rows per batch.
-    optimizer : str
-        The client's optimizer, by its name in ``torch.optim``.
+    optimizer : str, or a class of ``torch.optim``
+        The client's optimizer; kept as its name. Override ``make_optimizer`` for one of your own.
     optimizer_args : dict
         Its arguments beside ``lr``, such as ``{"momentum": 0.9}``.
     lr : float
@@ -103,7 +105,7 @@ class Experiment:
     rounds: int = 10
     local_epochs: int = 1
     batch_size: int = 32
-    optimizer: str = "SGD"
+    optimizer: Any = "SGD"
     optimizer_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lr: float = 0.01
     seed: int = 0
@@ -156,7 +158,7 @@ class Experiment:
         self._check_clients()
         self._check_strategy()
         if not self.name:
-            self._set("name", f"{self.model_name} on {self.info.name}"[:100].replace("/", "-"))
+            self._set("name", settings.as_name(f"{self.model_name} on {self.info.name}"))
         self._set("name", check_name(self.name))
         self._set("facts", ModelFacts(False, False, 0, False))
         self._set("facts", check_model(self))
@@ -371,7 +373,8 @@ class Experiment:
             self._set("round_timeout_seconds", seconds)
         for name in ("strategy_args", "optimizer_args", "model_args", "dataset_args"):
             self._set(name, settings.arguments(getattr(self, name), name))
-        settings.optimizer(self.optimizer, self.optimizer_args, self.lr)
+        name = settings.optimizer(self.optimizer, self.optimizer_args, self.lr)
+        self._set("optimizer", name)
         settings.device(self.device)
         if self.task is not None:
             choose(self.task, TASKS, "task")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from flautim_lab.errors import ExperimentError
-from flautim_lab.names import choose
+from flautim_lab.names import MAX_NAME_LENGTH, choose
 
 # Those of torch.optim that step without a closure and take dense gradients.
 OPTIMIZERS = (
@@ -72,8 +73,19 @@ def _plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def optimizer(name: Any, args: Mapping[str, Any], lr: float) -> None:
-    """Check an optimizer of ``torch.optim`` by name, with its arguments, by making one."""
+def optimizer(given: Any, args: Mapping[str, Any], lr: float) -> str:
+    """Return the name of an optimizer of ``torch.optim``, checked by making one.
+
+    ``given`` is its name, or the class itself (``torch.optim.Adam`` is ``"Adam"``).
+    """
+    name = given
+    if isinstance(given, type):
+        name = given.__name__
+        if getattr(torch.optim, name, None) is not given:
+            raise ExperimentError(
+                f"the optimizer {name} is a class of your own; override make_optimizer(self, "
+                f"model) to use it, or choose one of: {', '.join(OPTIMIZERS)}"
+            )
     choose(name, OPTIMIZERS, "optimizer")
     maker = getattr(torch.optim, name)
     allowed = [key for key in inspect.signature(maker).parameters if key not in ("params", "lr")]
@@ -83,6 +95,16 @@ def optimizer(name: Any, args: Mapping[str, Any], lr: float) -> None:
         maker([torch.nn.Parameter(torch.zeros(1))], lr=lr, **args)
     except (TypeError, ValueError) as error:
         raise ExperimentError(f"{name} refuses its arguments {dict(args)!r}: {error}") from error
+    return str(name)
+
+
+def as_name(text: str) -> str:
+    """Return ``text`` with a dash for each character that a name may not have, cut to length."""
+    dashed = "".join(
+        "-" if c in "/\\" or unicodedata.category(c).startswith("C") else c
+        for c in unicodedata.normalize("NFC", text)
+    )
+    return dashed[:MAX_NAME_LENGTH]
 
 
 def device(name: Any) -> str:

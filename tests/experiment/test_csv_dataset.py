@@ -647,3 +647,13 @@ def test_a_saved_table_reads_alike(
     torch.testing.assert_close(copy.features, dataset.features, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(copy.targets, dataset.targets)
     assert copy.sha256 == dataset.sha256
+
+
+def test_the_target_may_be_given_by_place_and_must_be_given() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0], "y": ["b", "a"]})
+    assert CSVDataset(frame, "y").target == "y"
+    with pytest.raises(DatasetError) as caught:
+        CSVDataset(frame)
+    assert str(caught.value) == (
+        "say which column to predict, for example target='y'; the columns are: x, y"
+    )

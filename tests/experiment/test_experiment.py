@@ -257,13 +257,49 @@ def test_making_an_experiment_moves_no_global_stream():
 
 def test_it_is_frozen():
     made = experiment()
-    with pytest.raises(AttributeError):
-        made.rounds = 5
+
+    def refused(change) -> str:
+        with pytest.raises(lab.ExperimentError) as caught:
+            change()
+        return str(caught.value)
+
+    frozen = "an experiment is frozen; make another with experiment.replace"
+    assert refused(lambda: setattr(made, "rounds", 99)) == f"{frozen}(rounds=99)"
+    assert refused(lambda: setattr(made, "splits", ())) == f"{frozen}(...)"
+    assert refused(lambda: delattr(made, "lr")) == f"{frozen}(...)"
+    assert refused(lambda: setattr(made, "round", 1)).startswith("no setting named 'round'; did")
+    assert made.rounds == 3
+    own = experiment(cls=Own)
+    own.calls = 1  # beside the settings, a class of one's own keeps what it likes
+    assert own.calls == 1
+    assert refused(lambda: setattr(own, "rounds", 99)) == f"{frozen}(rounds=99)"
     assert made.replace(rounds=5).rounds == 5
     with pytest.raises(
         lab.ExperimentError, match="no setting named 'round'; did you mean 'rounds'"
     ):
         made.replace(round=5)
+
+
+def test_an_optimizer_may_be_given_as_the_class_of_torch():
+    made = experiment(optimizer=torch.optim.AdamW)
+    assert made.optimizer == "AdamW"
+    assert made.to_json() == experiment(optimizer="AdamW", dataset=made.dataset).to_json()
+    assert type(made.make_optimizer(made.build_model())) is torch.optim.AdamW
+    with pytest.raises(lab.ExperimentError, match="no optimizer named 'LBFGS'"):
+        experiment(optimizer=torch.optim.LBFGS)
+
+    class Adam(torch.optim.Adam):
+        pass
+
+    with pytest.raises(lab.ExperimentError, match=r"Adam is a class of your own; override make_op"):
+        experiment(optimizer=Adam)
+
+
+def test_any_name_of_a_dataset_gives_a_name():
+    dataset = iris()
+    dataset.name = "C:\\data\\iris\n" + "x" * 200
+    made = experiment(dataset=dataset)
+    assert made.name == "Net on C:-data-iris-" + "x" * 80
 
 
 def test_unicode_names_are_fine():
