@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import tensors
+from flautim_lab.experiment.loops import class_numbers, is_pair
 from flautim_lab.experiment.streams import numpy_stream
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Batches:
 
     Iterating twice goes on with the generator, as epochs do. ``check`` is called before every
     batch and may raise to end the training of a client at once (a run that was stopped).
+    With ``classes`` whole targets come as int64, whatever whole type the dataset keeps them in;
+    true/false stays, since code of the researcher's own may use it as a mask.
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class Batches:
         drop_single: bool = False,
         check: Callable[[], None] | None = None,
         device: torch.device | None = None,
+        classes: bool = False,
     ) -> None:
         self._data = data
+        self._classes = classes
         self._rows = len(data[1])
         self.batch_size = batch_size
         self._generator = generator
@@ -159,13 +164,20 @@ class Batches:
         parts = [numbers[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
         # The loader draws a seed for workers it does not have; keep it off the global generator.
         loader = DataLoader(dataset, batch_sampler=parts, generator=torch.Generator())
-        batches, end_of_pass = iter(loader), object()
+        batches: Iterator[Any] = iter(loader)
+        end_of_pass = object()
         while True:
             with _reading:  # a dataset is not written to be read by several threads at once
-                batch = next(batches, end_of_pass)
+                batch: Any = next(batches, end_of_pass)
             if batch is end_of_pass:
                 return
+            if self._classes and is_pair(batch):
+                batch = _of_kind(batch, (batch[0], _widened(batch[1])))
             yield _to(batch, self._device) if self._device is not None else batch
+
+
+def _widened(targets: Tensor) -> Tensor:
+    return targets if targets.dtype is torch.bool else class_numbers(targets)
 
 
 def _to(batch: Any, device: torch.device) -> Any:
@@ -174,8 +186,13 @@ def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: _to(value, device) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_to(value, device) for value in batch)
+        return _of_kind(batch, [_to(value, device) for value in batch])
     return batch
+
+
+def _of_kind(batch: Any, parts: Sequence[Any]) -> Any:
+    """Return parts as a tuple, list or named tuple, as ``batch`` is."""
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 class ClientData:
@@ -256,6 +273,7 @@ class ClientData:
             drop_single=drop_single,
             check=check,
             device=self._device,
+            classes=self._experiment.task == "classification",
         )
 
     def _part(self, split: str) -> Any:
@@ -266,6 +284,8 @@ class ClientData:
             return dataset, numbers
         index = torch.from_numpy(numbers)
         x, y = whole[0][index], whole[1][index]
+        if self._experiment.task == "classification":
+            y = _widened(y)
         if isinstance(dataset, CSVDataset) and self._scale is not None:
             x = scaled(x, self._scale, dataset.numeric)
         return (x.to(self._device), y.to(self._device)) if self._device is not None else (x, y)

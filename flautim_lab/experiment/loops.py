@@ -35,7 +35,7 @@ def default_loss(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
     outputs : Tensor
         (rows, classes), (rows, 1) or (rows,).
     targets : Tensor
-        (rows,) class numbers (int64), or values (float32).
+        (rows,) or (rows, 1): class numbers of any whole type or true/false, or values.
     task : {"classification", "regression"} or None
 
     Raises
@@ -44,10 +44,10 @@ def default_loss(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
         If the task is not known, so that no loss can be chosen.
     """
     if task == "classification":
-        if outputs.ndim == targets.ndim or outputs.shape[1] == 1:
+        if _is_binary(outputs, targets):
             flat = outputs.reshape(targets.shape)
             return F.binary_cross_entropy_with_logits(flat, targets.to(flat.dtype))
-        return F.cross_entropy(outputs, targets)
+        return F.cross_entropy(outputs, class_numbers(_without_column(outputs, targets)))
     if task == "regression":
         return F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
     raise ModelError(
@@ -59,15 +59,32 @@ def default_loss(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
 def default_metrics(outputs: Tensor, targets: Tensor, task: str | None) -> dict[str, float]:
     """Return accuracy for classification, the mean absolute error for regression."""
     if task == "classification":
-        if outputs.ndim == targets.ndim or outputs.shape[1] == 1:
+        if _is_binary(outputs, targets):
             predicted = (outputs.reshape(targets.shape) > 0).to(targets.dtype)
         else:
             predicted = outputs.argmax(dim=1)
+            targets = _without_column(outputs, targets)
         return {"accuracy": (predicted == targets).double().mean().item()}
     if task == "regression":
         errors = (outputs.reshape(targets.shape) - targets).abs()
         return {"mae": errors.double().mean().item()}
     return {}
+
+
+def class_numbers(targets: Tensor) -> Tensor:
+    """Return class numbers as int64, which is what cross entropy takes; other targets as is."""
+    whole = not targets.is_floating_point() and not targets.is_complex()
+    return targets.long() if whole else targets
+
+
+def _is_binary(outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether each target has one number of the outputs to itself: a score, yes or no."""
+    return outputs.ndim == 1 or outputs.shape[1] == 1 or outputs.shape == targets.shape
+
+
+def _without_column(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return targets of shape (rows, 1) as (rows,)."""
+    return targets.squeeze(1) if targets.ndim == outputs.ndim else targets
 
 
 def rows_of(batch: Any) -> int:

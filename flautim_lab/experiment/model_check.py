@@ -66,9 +66,13 @@ def check_model(experiment: Experiment) -> ModelFacts:
         torch.enable_grad(),
         PrivateRandom(stream(experiment.seed, "check")) as random,
     ):
+        if has_batch_norm and not experiment.own_training_loop:
+            _check_batches_of_one(experiment, model, name)
         batch = _small_batch(experiment)
         if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
             return ModelFacts(True, False, parameters, has_batch_norm)
+        if has_batch_norm and not experiment.own_training_loop:
+            _check_batches_of_one(experiment, model, name)
         outputs = _outputs(experiment, model, batch, name)
         if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
             _check_outputs(experiment, outputs, batch[1], name)
@@ -116,13 +120,13 @@ def may_draw(experiment: Experiment, model: nn.Module) -> bool:
     return False
 
 
-def _small_batch(experiment: Experiment) -> Any:
+def _small_batch(experiment: Experiment, rows: int = CHECKED_ROWS) -> Any:
     largest = max(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
     data = ClientData(experiment, largest)
     if isinstance(experiment.dataset, CSVDataset) and experiment.dataset.standardize:
         data.use_scale(data.sums().scale())
     batches = data.batches("train")
-    batches.batch_size = CHECKED_ROWS
+    batches.batch_size = rows
     try:
         return next(iter(batches))
     except FlautimError:
@@ -204,6 +208,27 @@ def _check_loss(experiment: Experiment, model: nn.Module, batch: Any) -> None:
             "the loss does not depend on the model's parameters; "
             "compute it from model(...) without detach() or .item()"
         )
+
+
+def _check_batches_of_one(experiment: Experiment, model: nn.Module, name: str) -> None:
+    """Refuse batch normalization that is to train on one row: it has no variance to divide by."""
+    fewest = min(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
+    if experiment.batch_size > 1 and len(experiment.splits[fewest].train) > 1:
+        return
+    try:
+        experiment.loss(model, _small_batch(experiment, rows=1))
+    except Exception as error:
+        if "more than 1 value per channel" not in str(error):
+            return  # whatever it is, the checks that follow have words for it
+        if experiment.batch_size == 1:
+            where = "batch_size is 1; use batch_size=2 or more"
+        else:
+            named = experiment.client_names[fewest]
+            where = f"client {named} has one row to train on; use fewer clients"
+        raise ModelError(
+            f"{name} has batch normalization, which cannot train on a batch of one row, and "
+            f"{where}, or another normalization such as nn.GroupNorm"
+        ) from error
 
 
 def _check_metrics(experiment: Experiment, outputs: Tensor, targets: Tensor) -> bool:

@@ -432,3 +432,32 @@ def test_tensor_datasets_are_described():
     made = experiment(dataset=TensorDataset(torch.randn(12, 4), torch.arange(12) % 3), clients=2)
     assert made.task == "classification"
     assert made.info.rows == 12
+
+
+def test_batch_normalization_cannot_train_on_one_row():
+    refuses(
+        "NormNet has batch normalization, which cannot train on a batch of one row, and batch_size "
+        "is 1; use batch_size=2 or more, or another normalization such as nn.GroupNorm",
+        lab.ModelError,
+        model=NormNet,
+        batch_size=1,
+    )
+    refuses(
+        "NormNet has batch normalization, which cannot train on a batch of one row, and client 0 "
+        "has one row to train on; use fewer clients, or another normalization such as nn.GroupNorm",
+        lab.ModelError,
+        model=NormNet,
+        dataset=tensors(8),
+        clients=4,
+    )
+    assert experiment(batch_size=1).facts.parameters  # only batch normalization needs more
+
+    class PerPixel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.last = nn.BatchNorm1d(2), nn.Linear(4, 3)
+
+        def forward(self, x):  # two channels of two values each: one row has a variance
+            return self.last(self.norm(x.view(-1, 2, 2)).flatten(1))
+
+    assert experiment(PerPixel, batch_size=1).facts.has_batch_norm
