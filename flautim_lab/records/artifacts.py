@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,11 @@ _NAMES = "names"
 _RESERVED = "__metadata__"  # safetensors' own entry
 
 
-def write_atomic(path: Path, content: bytes) -> Path:
+def write_atomic(path: Path, content: bytes, midway: Callable[[], None] | None = None) -> Path:
     """Write a file so that, whatever happens, it is the old one or the new one; mode 0600.
 
-    The folder is made if needed. After the return the file survives a power cut.
+    The folder is made if needed. After the return the file survives a power cut. ``midway`` is
+    called when half of it is written, for those who want to see that happen.
 
     Raises
     ------
@@ -43,7 +44,12 @@ def write_atomic(path: Path, content: bytes) -> Path:
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                half = len(content) // 2
+                file.write(content[:half])
+                if midway is not None:
+                    file.flush()
+                    midway()
+                file.write(content[half:])
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

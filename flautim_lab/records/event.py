@@ -16,7 +16,17 @@ from flautim_lab.records.process import ProcessMark
 ALL_CLIENTS = -1
 """The number that stands for all clients together, where one client's number is from 0 on."""
 
-EVENT_KINDS = ("status", "metric", "log", "failure", "round", "resource")
+EVENT_KINDS = (
+    "status",
+    "metric",
+    "log",
+    "failure",
+    "round",
+    "resource",
+    "fault",
+    "recovery",
+    "wait",
+)
 
 
 class RunStatus(StrEnum):
@@ -53,13 +63,14 @@ class Event:
     client : int
         The client it belongs to, from 0 on, or :data:`ALL_CLIENTS`.
     split : str
-        ``"train"`` or ``"validation"`` for a metric, else empty.
+        ``"train"`` or ``"validation"`` for a metric, the process for a resource, else empty.
     name : str
-        Which metric, resource, log level or status.
+        Which metric, resource, log level or status; who was struck by a fault and who recovered.
     value : float or None
-        The measured value, NaN and infinities included.
+        The measured value, NaN and infinities included; the seconds that a recovery took.
     text : str
-        The message of a log line, a failure or a status.
+        The message of a log line, a failure or a status; what was done on purpose (a fault), and
+        why the run waits, "" when it waits no more.
     """
 
     seq: int
@@ -105,8 +116,13 @@ class RunRecord:
         return max(0.0, (time.time() if self.finished is None else self.finished) - self.started)
 
 
+LOGGED_KINDS = ("log", "failure", "fault", "recovery")
+"""What is also written to ``run.log``, for a person to read."""
+_LEVELS = {"failure": "ERROR", "fault": "FAULT", "recovery": "RECOVERY"}
+
+
 def log_line(event: Event) -> str:
-    """Return a log or failure event as a person reads it, in local time, without a last newline.
+    """Return an event of the log as a person reads it, in local time, without a last newline.
 
     >>> log_line(Event(1, 0.0, "failure", round=3, client=2, text="diverged"))[20:]
     'round 3 client 2 ERROR diverged'
@@ -118,8 +134,13 @@ def log_line(event: Event) -> str:
         words.append(f"round {event.round}")
     if event.client != ALL_CLIENTS:
         words.append(f"client {event.client}")
-    words.append("ERROR" if event.kind == "failure" else (event.name or "info").upper())
-    first, *rest = event.text.splitlines() or [""]
+    words.append(_LEVELS.get(event.kind) or (event.name or "info").upper())
+    text = event.text
+    if event.kind == "fault":
+        text = f"{event.name} {event.text}"
+    elif event.kind == "recovery":
+        text = f"{event.name} is back after {event.value:.1f} s"
+    first, *rest = text.splitlines() or [""]
     return "\n    ".join([" ".join([*words, first]).rstrip(), *rest])
 
 
@@ -135,7 +156,7 @@ def event_row(run_id: str, event: Event) -> dict[str, Any]:
         "kind": choose(event.kind, EVENT_KINDS, "kind of event", RecordsError),
         "round": int(event.round),
         "client": int(event.client),
-        "split": event.split,
+        "split": storable(event.split),
         "name": storable(event.name),
         "value": None if is_nan else value,
         "is_nan": is_nan,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus, log_line
+from flautim_lab.records.event import ALL_CLIENTS, LOGGED_KINDS, Event, RunStatus, log_line
 from flautim_lab.records.home import FILE_MODE, disk_refused
 from flautim_lab.records.store import Records
 
@@ -68,9 +68,71 @@ class Recorder:
         """Record one measured value, of one client or of :data:`ALL_CLIENTS`."""
         self._add("metric", round=round, client=client, split=split, name=name, value=float(value))
 
-    def resource(self, round: int, client: int, name: str, value: float) -> None:  # noqa: A002
-        """Record what a client used in a round, the unit in the name ("cpu_seconds")."""
-        self._add("resource", round=round, client=client, name=name, value=float(value))
+    def resource(
+        self,
+        round: int,  # noqa: A002
+        process: str,
+        name: str,
+        value: float,
+        client: int = ALL_CLIENTS,
+    ) -> None:
+        """Record what a process used in a round, the unit in the name.
+
+        Parameters
+        ----------
+        round : int
+            From 1 on. A round that is done again is recorded again; readers keep the first.
+        process : str
+            ``kernel``, ``server``, or ``client-0`` and so on, one per worker.
+        name : str
+            What, with its unit: ``cpu_seconds``, ``memory_bytes``, ``training_seconds``, ...
+        value : float
+        client : int
+            The client it was used for, where it was for one.
+        """
+        self._add(
+            "resource", round=round, client=client, split=process, name=name, value=float(value)
+        )
+
+    def fault(
+        self,
+        target: str,
+        text: str,
+        *,
+        round: int = 0,  # noqa: A002
+        time: float | None = None,
+    ) -> None:
+        """Record that somebody struck the run on purpose.
+
+        Parameters
+        ----------
+        target : str
+            Who was struck: ``server``, ``watch``, ``client-1``, ``kernel``, ``machine``.
+        text : str
+            What was done, in words: ``killed``, ``paused for 5 s``.
+        round : int
+            The round that was under way.
+        time : float, optional
+            When, in seconds since 1970 (UTC); now by default.
+        """
+        self._add("fault", round=round, name=target, text=text, time=time)
+
+    def recovery(self, target: str, seconds: float, *, round: int = 0) -> None:  # noqa: A002
+        """Record that who was struck is at work again, so many seconds after the fault."""
+        self._add("recovery", round=round, name=target, value=float(seconds))
+
+    def waiting(self, round: int, text: str, *, since: float | None = None) -> None:  # noqa: A002
+        """Record why the run waits.
+
+        Parameters
+        ----------
+        round : int
+        text : str
+            One sentence without the time that has passed; "" when the run waits no more.
+        since : float, optional
+            Since when, in seconds since 1970 (UTC); now by default.
+        """
+        self._add("wait", round=round, text=text, time=since)
 
     def log(
         self,
@@ -161,6 +223,7 @@ class Recorder:
         name: str = "",
         value: float | None = None,
         text: str = "",
+        time: float | None = None,
     ) -> None:
         with self._adding:
             if self._closed:
@@ -168,11 +231,10 @@ class Recorder:
                     f"the run {self._run_id!r} is over: nothing more can be recorded in it"
                 )
             self._last_seq += 1
-            event = Event(
-                self._last_seq, time.time(), kind, round, client, split, name, value, text
-            )
+            when = _now() if time is None else float(time)
+            event = Event(self._last_seq, when, kind, round, client, split, name, value, text)
             self._events.append(event)
-            if kind in {"log", "failure"}:
+            if kind in LOGGED_KINDS:
                 self._lines.append(log_line(event))
             if self._oldest is None:
                 self._oldest = self._clock()
@@ -196,6 +258,10 @@ class Recorder:
         with self._adding:
             if not self._events and not self._lines:
                 self._oldest = None
+
+
+def _now() -> float:
+    return time.time()
 
 
 def _append_lines(path: Path, lines: tuple[str, ...]) -> None:

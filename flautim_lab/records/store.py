@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from flautim_lab.errors import ExperimentError, RecordsError, RunNotFoundError
 from flautim_lab.names import check_name, choose, unknown
+from flautim_lab.records import frames
 from flautim_lab.records.event import (
-    ALL_CLIENTS,
     EVENT_KINDS,
     Event,
     RunRecord,
@@ -30,6 +30,7 @@ from flautim_lab.records.event import (
     to_event,
     to_record,
 )
+from flautim_lab.records.faults import faults_of
 from flautim_lab.records.home import home, private_folder
 from flautim_lab.records.process import DETACHED, ProcessMark
 from flautim_lab.records.schema import Database, events, insert_new, runs
@@ -338,37 +339,55 @@ class Records:
             client: ``round`` (int64), ``client`` (Int64, missing for all clients together, which
             comes first), ``split`` and ``metric`` (str), ``value`` (float64).
         """
-        import numpy as np
-        import pandas as pd
-
         keys = [events.c.round, events.c.split, events.c.name, events.c.client]
-        query = (
-            sa.select(*keys, events.c.value)
-            .where(events.c.run_id == run_id, events.c.kind == "metric")
-            .order_by(*keys)
-        )
-        with self._database().reading() as connection:
-            rows = connection.execute(query).all()
-        if not rows:
-            self._check_exists(run_id)
-        # Column by column: 100 000 lines take a fraction of a second.
-        rounds, splits, metrics, clients, values = zip(*rows, strict=True) if rows else ((),) * 5
-        numbers = np.array(clients, dtype=np.int64)
-        return pd.DataFrame(
-            {
-                "round": np.array(rounds, dtype=np.int64),
-                "client": pd.arrays.IntegerArray(numbers, numbers == ALL_CLIENTS),
-                "split": pd.Series(splits, dtype="str"),
-                "metric": pd.Series(metrics, dtype="str"),
-                "value": np.array(values, dtype=np.float64),  # what has no value becomes NaN
-            }
-        )
+        return frames.metrics_frame(self._rows(run_id, "metric", keys, keys))
+
+    def resources(self, run_id: str) -> pd.DataFrame:
+        """Return what the processes of a run used, round by round, as a tidy table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per round, process, client and resource, in that order: ``round`` (int64),
+            ``process`` (str: ``kernel``, ``server``, ``client-0``, ...), ``client`` (Int64,
+            missing for all of the process), ``resource`` (str, the unit at its end:
+            ``cpu_seconds``, ``memory_bytes``, ...), ``value`` (float64). A round that was done
+            again after a kill counts as it was first stored.
+        """
+        keys = [events.c.round, events.c.split, events.c.client, events.c.name]
+        return frames.resources_frame(self._rows(run_id, "resource", keys, [events.c.seq]))
+
+    def faults(self, run_id: str) -> pd.DataFrame:
+        """Return what was done to a run on purpose, and how long it took to recover.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per fault, by time: ``time`` (float64, seconds since the run started),
+            ``round`` (int64), ``target`` and ``what`` (str), ``recovery_seconds`` (float64, NaN
+            while the target is not at work again).
+        """
+        run = self.run(run_id)
+        known = faults_of(self.events(run_id, kinds=("fault", "recovery")))
+        return frames.faults_frame(known, run.started or run.created)
 
     def folder(self, run_id: str) -> Path:
         """Return the folder of the run's artifacts, made when asked (mode 0700)."""
         return private_folder(self._home / "runs" / _checked_id(run_id))
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _rows(self, run_id: str, kind: str, keys: Sequence[Any], order: Sequence[Any]) -> list[Any]:
+        query = (
+            sa.select(*keys, events.c.value)
+            .where(events.c.run_id == run_id, events.c.kind == kind)
+            .order_by(*order)
+        )
+        with self._database().reading() as connection:
+            rows = list(connection.execute(query).all())
+        if not rows:
+            self._check_exists(run_id)
+        return rows
 
     def _database(self) -> Database:
         pid = os.getpid()

@@ -1,6 +1,7 @@
 """The ``client`` entry point: one worker of a run, which hosts clients and stays warm.
 
-Started by the watch: ``python -m flautim_lab.runners.client RUN_FOLDER SLOT GENERATION``.
+Started by the watch, as a fork of its template; ``python -m flautim_lab.runners.client RUN_FOLDER
+SLOT GENERATION`` starts one without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.runners.faults import is_cut
 from flautim_lab.runners.process_files import ProcessFolder
 from flautim_lab.runners.watch import guard_watch
 from flautim_lab.training import flower
@@ -40,11 +42,19 @@ def main(run_folder: Path, slot: int, generation: int) -> int:
     app = make_client_app(host, client_mods(make_strategy(experiment)))
     keys = read_worker_key(folder.key(slot, generation))
 
+    earlier: list[Connection] = []
+
     def connect() -> Connection:
-        return Connection(f"127.0.0.1:{folder.port()}", folder.tls / "authority.pem", keys)
+        address = f"127.0.0.1:{folder.port()}"
+        node = earlier.pop().node if earlier else None
+        earlier.append(Connection(address, folder.tls / "authority.pem", keys, node))
+        return earlier[0]
+
+    def cut() -> bool:
+        return is_cut(folder, f"client-{slot}")
 
     try:
-        Worker(app, facts.clients, stop.is_set).serve(connect, PATIENCE_SECONDS)
+        Worker(app, facts.clients, stop.is_set, cut).serve(connect, PATIENCE_SECONDS)
     finally:
         done.set()
     return 0

@@ -4,11 +4,12 @@
 
     <run folder>/processes/
       run.json            which run, how many workers
-      port                where the server listens
+      port                where the server listens; there once it has loaded the experiment
       tls/                certificates of this run
       keys/0-2.key, .pub  the key of the second worker that held slot 0
       server.pid, ...     who is alive (process number and when it started)
       watch.lock          held by the watch that lives
+      chaos/              faults that were asked for (see chaos.py)
       *.log               what each of them wrote
 """
 
@@ -23,7 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,22 @@ _KEY = re.compile(r"(\d+)-(\d+)\.pub")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What each process of a run is told."""
+    """What each process of a run is told.
+
+    Attributes
+    ----------
+    run_id : str
+    slots : int
+        How many workers there are.
+    clients : int
+    kernel : tuple of (int, float)
+        Process number and start of the process that started the run.
+    """
 
     run_id: str
     slots: int
     clients: int
+    kernel: tuple[int, float] = (0, 0.0)
 
 
 class ProcessFolder:
@@ -58,6 +70,7 @@ class ProcessFolder:
         self.path = run_folder / "processes"
         self.tls = self.path / "tls"
         self.keys = self.path / "keys"
+        self.chaos = self.path / "chaos"
         self.checkpoints = run_folder / "checkpoints"
 
     # --- facts ------------------------------------------------------------------------------
@@ -69,7 +82,8 @@ class ProcessFolder:
 
     def facts(self) -> RunFacts:
         """Read what the processes are told."""
-        return RunFacts(**json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+        facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return RunFacts(**facts | {"kernel": tuple(facts["kernel"])})
 
     def write_port(self, port: int) -> None:
         """Write where the server listens."""
@@ -105,8 +119,20 @@ class ProcessFolder:
 
     # --- processes ---------------------------------------------------------------------------
 
-    def start(self, name: str, module: str, *arguments: str) -> None:
-        """Start one of the run's processes, detached from this one, and write who it is."""
+    def start(
+        self, name: str, module: str, *, stdin: int = subprocess.DEVNULL, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a module as one of the run's processes, detached from this one.
+
+        Parameters
+        ----------
+        name : str
+            Under which it is found; what it says goes to ``<name>.log``.
+        module : str
+            Run with the run's folder as its argument.
+        stdin, stdout : int
+            As in :class:`subprocess.Popen`; nothing, and the log, by default.
+        """
         environment = os.environ | {
             "FLAUTIM_LAB_HOME": str(self.run_folder.parent.parent),
             "FLWR_TELEMETRY_ENABLED": "0",
@@ -114,39 +140,33 @@ class ProcessFolder:
         }
         environment.pop("FLAUTIM_LAB_BATCH", None)
         with open(self.path / f"{name}.log", "ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
-                [sys.executable, "-m", module, str(self.run_folder), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
+            return subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
+                [sys.executable, "-m", module, str(self.run_folder)],
+                stdin=stdin,
+                stdout=log if stdout is None else stdout,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
                 env=environment,
             )
-        self._write_pid(name, process.pid)
 
-    def _write_pid(self, name: str, pid: int) -> None:
+    def write_pid(self, name: str, pid: int) -> None:
+        """Write which process has that name from now on."""
         with contextlib.suppress(psutil.NoSuchProcess):
             mark = {"pid": pid, "started": psutil.Process(pid).create_time()}
             write_atomic(self.path / f"{name}.pid", json.dumps(mark).encode())
 
     def announce(self, name: str) -> None:
         """Write that this process is the one of that name."""
-        self._write_pid(name, os.getpid())
+        self.write_pid(name, os.getpid())
 
     def process(self, name: str) -> psutil.Process | None:
         """Return the process of that name, if it lives."""
         try:
             mark: dict[str, Any] = json.loads((self.path / f"{name}.pid").read_text())
-            process = psutil.Process(mark["pid"])
-            if abs(process.create_time() - mark["started"]) > 1.0:
-                return None  # the number was given to another process
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)  # a child of ours that ended is reaped here
-            alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except (OSError, ValueError, KeyError, psutil.Error):
+            return living(mark["pid"], mark["started"])
+        except (OSError, ValueError, KeyError):
             return None
-        return process if alive else None
 
     def names(self) -> list[str]:
         """Return the names of the processes that were started (server, client-0, ..., watch)."""
@@ -156,6 +176,10 @@ class ProcessFolder:
         """Return the processes that live, by name."""
         found = {name: self.process(name) for name in self.names()}
         return {name: process for name, process in found.items() if process is not None}
+
+    def alive_but(self, *names: str) -> dict[str, psutil.Process]:
+        """Return the processes that live, but for those of these names."""
+        return {name: process for name, process in self.alive().items() if name not in names}
 
     def kill(self, name: str) -> bool:
         """Kill a process (SIGKILL); returns whether it lived."""
@@ -167,22 +191,14 @@ class ProcessFolder:
         return True
 
     def end_all(self, seconds: float = 5.0) -> None:
-        """End the server and the clients, gently and then by force."""
-        others = [p for name, p in self.alive().items() if name != "watch"]
-        for process in others:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, left = psutil.wait_procs(others, timeout=seconds)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=seconds)
+        """End all but the watch, gently and then by force."""
+        end(list(self.alive_but("watch").values()), seconds)
 
     def clean(self) -> None:
         """Remove keys, certificates and all else but the logs; nothing secret outlives a run."""
-        for folder in (self.tls, self.keys):
+        for folder in (self.tls, self.keys, self.chaos):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in [*self.path.glob("*.pid"), self.path / "port"]:
+        for path in [*self.path.glob("*.pid"), *self.path.glob(".*.tmp"), self.path / "port"]:
             path.unlink(missing_ok=True)
 
     # --- the watch's lock ---------------------------------------------------------------------
@@ -207,5 +223,31 @@ class ProcessFolder:
 
     def is_watched(self) -> bool:
         """Return whether a watch lives."""
-        with self.watching() as free:
-            return not free
+        return self.process("watch") is not None
+
+
+def living(pid: int, started: float) -> psutil.Process | None:
+    """Return the process of that number that started then (seconds since 1970), if it lives."""
+    try:
+        process = psutil.Process(pid)
+        if abs(process.create_time() - started) > 1.0:
+            return None  # the number was given to another process
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)  # a child of ours that ended is reaped here
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if alive else None
+
+
+def end(processes: Sequence[psutil.Process], seconds: float = 5.0) -> None:
+    """End processes: gently, and after so many seconds by force; a stopped one by force."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stopped = process.status() == psutil.STATUS_STOPPED
+            process.send_signal(signal.SIGKILL if stopped else signal.SIGTERM)
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=seconds)

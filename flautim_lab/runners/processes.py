@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+import psutil
+
 from flautim_lab.errors import ExperimentError, TrainingError
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
@@ -51,6 +53,10 @@ def worker_count(experiment: Experiment, workers: int | str) -> int:
     return max(1, min(wanted, len(experiment.splits)))
 
 
+def _self() -> tuple[int, float]:
+    return os.getpid(), psutil.Process().create_time()
+
+
 class Processes:
     """The processes of one run, as the kernel (or anybody else) may handle them.
 
@@ -67,7 +73,7 @@ class Processes:
     def start(cls, records: Records, run_id: str, slots: int, clients: int) -> Processes:
         """Start the processes of a run that the records hold already."""
         made = cls(records.folder(run_id))
-        made._folder.write_facts(RunFacts(run_id, slots, clients))
+        made._folder.write_facts(RunFacts(run_id, slots, clients, _self()))
         made.watch()
         return made
 

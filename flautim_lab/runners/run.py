@@ -24,7 +24,7 @@ from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model, metrics_csv
-from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
+from flautim_lab.records.event import LOGGED_KINDS, Event, RunRecord, RunStatus, log_line
 from flautim_lab.records.store import Records
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.progress import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
+
+    from flautim_lab.runners.chaos import Chaos
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
 LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
@@ -160,6 +162,38 @@ class Run:
         return self._records.metrics(self._id)
 
     @property
+    def resources(self) -> pd.DataFrame:
+        """What each process used, round by round: where a round's time goes.
+
+        Columns ``round`` (int), ``process`` (``kernel``, ``server``, ``client-0``, ...),
+        ``client`` (Int64; missing: all of the process), ``resource`` (its unit at the end:
+        ``cpu_seconds``, ``memory_bytes``, ``training_seconds``, ...), ``value``.
+        """
+        return self._records.resources(self._id)
+
+    @property
+    def faults(self) -> pd.DataFrame:
+        """What was done to the run on purpose, one line per fault, by time.
+
+        Columns ``time`` (seconds since the run started), ``round`` (the one under way),
+        ``target``, ``what``, ``recovery_seconds`` (NaN: not back at work yet).
+        """
+        return self._records.faults(self._id)
+
+    @property
+    def chaos(self) -> Chaos:
+        """Ways to strike the run on purpose, to see it come back: ``run.chaos.kill("server")``.
+
+        Raises
+        ------
+        TrainingError
+            If the run has no processes of its own to strike.
+        """
+        from flautim_lab.runners.chaos import Chaos
+
+        return Chaos.of(self)
+
+    @property
     def experiment(self) -> Experiment:
         """The experiment, made again from its settings and bundle where this kernel lacks it.
 
@@ -260,7 +294,7 @@ class Run:
             raise RecordsError(
                 f"run {self._id} has no client {client}; its clients are 0 to {self.clients - 1}"
             )
-        events = self._records.events(self._id, kinds=("log", "failure", "status"))
+        events = self._records.events(self._id, kinds=(*LOGGED_KINDS, "status"))
         if client is not None:
             events = [event for event in events if event.client == client]
         if last is not None:

@@ -1,17 +1,20 @@
 """The ``server`` entry point: SuperLink, ServerApp and checkpoints of one run, in one process.
 
-Started by the watch: ``python -m flautim_lab.runners.server RUN_FOLDER``. A server that starts
+Started by the watch, as a fork of its template; ``python -m flautim_lab.runners.server RUN_FOLDER``
+starts one without. A server that starts
 where a checkpoint lies goes on from it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from flautim_lab.errors import FlautimError, RecordsError
@@ -19,6 +22,7 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
+from flautim_lab.runners.faults import FaultLog, strike_planned
 from flautim_lab.runners.keep import keep_model
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 from flautim_lab.runners.watch import guard_watch
@@ -28,6 +32,7 @@ from flautim_lab.training.grid import one_thread, summary
 from flautim_lab.training.keys import ServerFiles
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import make_strategy
+from flautim_lab.training.usage import RoundUsage
 from flautim_lab.training.worker_grid import WorkerGrid
 
 LOOK_SECONDS = 0.1
@@ -42,6 +47,13 @@ class Roster:
         self._link = link
         self._known: dict[int, tuple[int, int]] = {}
         self._looked = -LOOK_SECONDS
+
+    def activated(self) -> dict[int, float]:
+        """Return when the worker of each slot connected, in seconds since 1970."""
+        online = self._link.online()
+        return {
+            slot: online[node] for slot, (_, node) in list(self._known.items()) if node in online
+        }
 
     def __call__(self) -> dict[int, int]:
         """Return the node of each slot, after a look at the keys if the last one is old."""
@@ -67,10 +79,11 @@ def main(run_folder: Path) -> int:
         return 0
     recorder = Recorder(records, facts.run_id)
     stop, done = threading.Event(), threading.Event()
+    watchers: list[Callable[[], None]] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     guard_watch(folder, done)
     pulse = threading.Thread(
-        target=_beat, args=(records, facts.run_id, recorder, stop, done), daemon=True
+        target=_beat, args=(records, facts.run_id, recorder, stop, done, watchers), daemon=True
     )
     pulse.start()
     status, message = RunStatus.FAILED, "the server ended without a reason"
@@ -79,7 +92,7 @@ def main(run_folder: Path) -> int:
         flower.prepare()
         flower.quiet()
         with flower.log_to(lambda line: recorder.log(line, level="warning")):
-            status, message = _federate(folder, facts, records, recorder, stop)
+            status, message = _federate(folder, facts, records, recorder, stop, watchers)
     except RecordsError as error:
         message = str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run has failed by it
@@ -100,6 +113,7 @@ def _federate(
     records: Records,
     recorder: Recorder,
     stop: threading.Event,
+    watchers: list[Callable[[], None]],
 ) -> tuple[RunStatus, str]:
     experiment = Experiment.load(folder.run_folder / "experiment")
     strategy = make_strategy(experiment)
@@ -113,22 +127,35 @@ def _federate(
         # First the record, then the checkpoint: a round between the two is done again, and what
         # it records again is stored once.
         recorder.flush()
-        checkpoint.save(folder.checkpoints, server.state, strategy)
+        checkpoint.save(
+            folder.checkpoints,
+            server.state,
+            strategy,
+            midway=lambda: strike_planned(folder, "storing", server.state.round),
+        )
 
+    server.usage = RoundUsage("server")
     server.after_round = after_round
+    server.moment = functools.partial(strike_planned, folder)
     tls = folder.tls
     files = ServerFiles(tls / "authority.pem", tls / "server.pem", tls / "server.key")
     link = _listen(folder, files)
     recorder.status(RunStatus.RUNNING)
+    roster = Roster(folder, link)
+    earlier = records.events(facts.run_id, kinds=("fault", "recovery"))
+    faults = FaultLog(folder, recorder, earlier, roster.activated)
+    watchers.append(faults.drain)
     grid = WorkerGrid(
         link,
         facts.slots,
         facts.clients,
-        Roster(folder, link),
+        roster,
         stopped=stop.is_set,
         enough=experiment.enough_answers,
         log=recorder.log,
     )
+    grid.heard = faults.heard
+    grid.used = lambda slot, used: server.usage.add(f"client-{slot}", used)
     try:
         serve(server, grid)
     except Stopped:
@@ -137,6 +164,7 @@ def _federate(
         if server.state.round > 0:
             keep_model(folder.run_folder, experiment, server)
         link.close()
+        faults.drain()
     return RunStatus.FINISHED, server.remark
 
 
@@ -156,10 +184,13 @@ def _beat(
     recorder: Recorder,
     stop: threading.Event,
     done: threading.Event,
+    watchers: list[Callable[[], None]],
 ) -> None:
     last = 0.0
     while not done.wait(LOOK_SECONDS):
         with contextlib.suppress(RecordsError):  # the next look may find them again
+            for look in watchers:
+                look()
             recorder.tick()
             if time.monotonic() - last >= HEARTBEAT_SECONDS:
                 records.heartbeat(run_id)

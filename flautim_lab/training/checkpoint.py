@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ KEPT = 2  # the last one, and one more should the last be damaged
 _NAME = "checkpoint-{:08d}.safetensors"
 
 
-def save(folder: Path, state: GlobalModel, strategy: Strategy) -> Path:
+def save(
+    folder: Path,
+    state: GlobalModel,
+    strategy: Strategy,
+    midway: Callable[[], None] = lambda: None,
+) -> Path:
     """Write the state after a round, atomically, and drop all but the last two.
 
     Parameters
@@ -42,6 +47,8 @@ def save(folder: Path, state: GlobalModel, strategy: Strategy) -> Path:
         Weights, buffers, scale and the number of the round that was done.
     strategy : Strategy
         The strategy with its moments.
+    midway : callable
+        Called when half of the file is written (faults are struck there).
 
     Raises
     ------
@@ -66,7 +73,7 @@ def save(folder: Path, state: GlobalModel, strategy: Strategy) -> Path:
     }
     content = safetensors.numpy.save(arrays, metadata={"head": json.dumps(head)})
     folder.mkdir(parents=True, exist_ok=True)
-    path = write_atomic(folder / _NAME.format(state.round), content)
+    path = write_atomic(folder / _NAME.format(state.round), content, midway)
     for old in _files(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -85,6 +92,8 @@ def load(folder: Path, strategy: Strategy) -> GlobalModel | None:
     TrainingError
         If checkpoints are there and none can be read.
     """
+    for path in folder.glob(".*.tmp"):  # of a server that was killed while it wrote
+        path.unlink(missing_ok=True)
     damaged = ""
     for path in _files(folder):
         try:

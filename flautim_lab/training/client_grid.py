@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from flautim_lab.names import count
 from flautim_lab.training import flower
 
 
@@ -19,9 +20,18 @@ class ClientGrid(Grid):
     ----------
     clients : int
         Clients 0 to ``clients - 1`` take part.
+
+    Attributes
+    ----------
+    sent : callable
+        Called once per round of messages, when the first of them have left.
+    waits : callable
+        Gets one sentence that says what is waited for, "" when it has come.
     """
 
     def __init__(self, clients: int) -> None:
+        self.sent: Callable[[], None] = lambda: None
+        self.waits: Callable[[str], None] = lambda _sentence: None
         self._clients = clients
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(flower.RUN_NUMBER)
@@ -61,3 +71,64 @@ class ClientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the answers of :meth:`push_messages`, each once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+
+class Waiting:
+    """Says what a round waits for: not at once, not too often, and only when it changes.
+
+    Parameters
+    ----------
+    say : callable
+        Gets the sentence, and "" when nothing is waited for any more.
+    asked, enough : int
+        How many clients were asked, and how few answers are enough once the time is up.
+    timeout : float, optional
+        Seconds after which the answers that are there may be enough.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], asked: int, enough: int, timeout: float | None
+    ) -> None:
+        self._say = say
+        self._asked = asked
+        self._enough = min(enough, asked)
+        self._timeout = timeout
+        self._begin = self._last = time.monotonic()
+        self._said = ""
+
+    def look(self, missing: Collection[int], why: str = "") -> None:
+        """Say whom the round waits for, if it is time to.
+
+        Parameters
+        ----------
+        missing : collection of int
+            Clients that have not answered.
+        why : str
+            What is known of the reason.
+        """
+        now = time.monotonic()
+        if now - self._last < WAIT_SECONDS or not missing:
+            return
+        self._last = now
+        first, *others = sorted(missing)
+        more = f" and {count(len(others), 'other')}" if others else ""
+        there = self._asked - len(missing)
+        sentence = f"waiting for client {first}{more}; {there} of {self._asked} have answered"
+        if self._timeout is not None:
+            left = self._timeout - (now - self._begin)
+            sentence += f", {self._enough} are enough" + (
+                f" {self._timeout:g} s after they were asked" if left > 0 else " now"
+            )
+        if why:
+            sentence += f" ({why})"
+        if sentence != self._said:
+            self._said = sentence
+            self._say(sentence)
+
+    def over(self) -> None:
+        """Say that nothing is waited for any more, if anything was."""
+        if self._said:
+            self._say("")
+
+
+WAIT_SECONDS = 2.0

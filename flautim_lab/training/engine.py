@@ -17,12 +17,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import FastAPI
 from flwr.app import Message
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
@@ -40,7 +42,8 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -50,10 +53,15 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from flautim_lab.training.keys import ServerFiles
 
@@ -81,8 +89,7 @@ class SuperLink:
     """
 
     def __init__(self, files: ServerFiles, host: str = "127.0.0.1", port: int = 0) -> None:
-        app = create_app()
-        app.state.enable_supernode_auth = True  # nobody registers itself
+        app = _fleet_app()
         self._state = app.state.linkstate_factory.state()
         self._run_id: int = self._state.create_run(
             "flautim-lab", "", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
@@ -101,6 +108,7 @@ class SuperLink:
             ssl_keyfile=str(files.key),
             log_level="warning",
             access_log=False,
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -118,9 +126,17 @@ class SuperLink:
         with contextlib.suppress(ValueError):
             self._state.delete_node(NOOP_FLWR_AID, node)
 
-    def online(self) -> set[int]:
-        """Return the nodes that are connected."""
-        return set(self._state.get_nodes(self._run_id))
+    def online(self) -> dict[int, float]:
+        """Return the nodes that are connected, each with the time of its last activation.
+
+        A worker that lost its connection activates itself again, and then knows nothing of the work
+        it was given before that time (in seconds since 1970).
+        """
+        nodes = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
+        return {
+            node.node_id: datetime.fromisoformat(node.last_activated_at).timestamp()
+            for node in nodes
+        }
 
     def send(self, message: Message) -> str:
         """Put a message where its node will fetch it; returns the message's id."""
@@ -172,6 +188,30 @@ class SuperLink:
         self._socket.close()
 
 
+def _fleet_app() -> FastAPI:
+    """Return Flower's SuperLink with its Fleet API alone.
+
+    Its Control and Runtime APIs, for people and for processes of its own that we do not start, are
+    not served: what is not there needs no guard, and each of their layers would cost every request
+    of a worker a millisecond.
+    """
+    whole = create_app()
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+            Middleware(ProtobufTranslationMiddleware),
+            Middleware(NodeAuthMiddleware),
+        ],
+    )
+    app.state = whole.state
+    app.state.enable_supernode_auth = True  # nobody registers itself
+    app.include_router(fleet_router)
+    return app
+
+
 class Connection:
     """A worker's connection to a SuperLink, over Flower's Fleet API.
 
@@ -183,6 +223,15 @@ class Connection:
         Certificate of the run's authority.
     keys : tuple
         The worker's private and public key.
+    node : int, optional
+        The node id that an earlier connection of this worker had.
+
+    Attributes
+    ----------
+    bytes_received, bytes_sent : int
+        Bytes of messages and their parts so far; looks for work that found none do not count.
+    transfer_seconds : float
+        Seconds that these took.
     """
 
     def __init__(
@@ -190,7 +239,12 @@ class Connection:
         address: str,
         authority: Path,
         keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey],
+        node: int | None = None,
     ) -> None:
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.transfer_seconds = 0.0
+        self._earlier = node
         self._public = public_key_to_bytes(keys[1])
         self._client = FleetHttpClient.from_server_address(
             address,
@@ -215,6 +269,10 @@ class Connection:
             If there is no server.
         """
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        if self._earlier is not None:
+            # A connection that broke said no goodbye, and a node that is online is not let in.
+            with contextlib.suppress(httpx.HTTPStatusError, RuntimeError):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._earlier))
         with _refusals():
             self._node = Node(node_id=self._client.ActivateNode(request).node_id)
         self._beaten = time.monotonic()
@@ -232,6 +290,7 @@ class Connection:
 
     def receive(self) -> Message | None:
         """Return the next message for this worker, or None where there is none."""
+        begin = time.perf_counter()
         with _refusals():
             response = self._client.PullMessages(PullMessagesRequest(node=self._node))
         self._beaten = max(self._beaten, time.monotonic() - HEARTBEAT_SECONDS / 2)
@@ -249,10 +308,13 @@ class Connection:
             self._client.ConfirmMessageReceived(confirm)
         message: Any = inflate_object_from_contents(message_id, contents)
         message.metadata.__dict__["_message_id"] = message_id
+        self.bytes_received += response.ByteSize() + sum(map(len, contents.values()))
+        self.transfer_seconds += time.perf_counter() - begin
         return message  # type: ignore[no-any-return]
 
     def send(self, answer: Message) -> None:
         """Send an answer and its parts."""
+        begin = time.perf_counter()
         with no_object_id_recompute(), _refusals():
             answer.metadata.__dict__["_message_id"] = answer.object_id
             objects = get_all_nested_objects(answer)
@@ -265,19 +327,27 @@ class Connection:
                 )
             )
             for object_id in response.objects_to_push:
+                content = objects[object_id].deflate()
                 self._client.PushObject(
                     PushObjectRequest(
                         node=self._node,
                         run_id=answer.metadata.run_id,
                         object_id=object_id,
-                        object_content=objects[object_id].deflate(),
+                        object_content=content,
                         session_id=response.session_id,
                     )
                 )
+                self.bytes_sent += len(content)
+        self.transfer_seconds += time.perf_counter() - begin
 
-    def close(self) -> None:
-        """Say goodbye, if the server still listens."""
-        if self._node is not None:
+    @property
+    def node(self) -> int | None:
+        """The node id that the server gave this worker; None before :meth:`activate`."""
+        return self._earlier if self._node is None else int(self._node.node_id)
+
+    def close(self, goodbye: bool = True) -> None:
+        """End the connection; with ``goodbye`` the server is told, if it still listens."""
+        if goodbye and self._node is not None:
             with contextlib.suppress(httpx.HTTPError, RuntimeError):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()

@@ -27,7 +27,7 @@ from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import CLIENT
-from flautim_lab.training.client_grid import ClientGrid
+from flautim_lab.training.client_grid import ClientGrid, Waiting
 
 # Several threads are kept when a round with them takes less than this share of one without:
 # below it, Python's interpreter lock eats what the second core gives.
@@ -188,6 +188,7 @@ class LocalGrid(ClientGrid):
         begin = time.perf_counter()
         try:
             if timeout is None and (self.workers == 1 or trial == 2):
+                self.sent()
                 replies = [self._answer(message, order) for message in asked]
             else:
                 replies = self._on_threads(asked, order, timeout)
@@ -225,7 +226,9 @@ class LocalGrid(ClientGrid):
         futures: dict[Future[Message], Message] = {
             self._pool.submit(self._answer, message, order): message for message in asked
         }
+        self.sent()
         pending = set(futures)
+        waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         end = None if timeout is None else time.monotonic() + timeout
         while pending:
             left = None if end is None else end - time.monotonic()
@@ -236,8 +239,10 @@ class LocalGrid(ClientGrid):
             # In slices: a client that hangs must not hide a stop.
             slice_ = LOOK_SECONDS if left is None else min(left, LOOK_SECONDS)
             _, pending = wait(pending, timeout=slice_, return_when=FIRST_COMPLETED)
+            waiting.look({futures[future].metadata.dst_node_id for future in pending})
             if self._deadline.stopped():
                 break
+        waiting.over()
         for future in pending:
             future.cancel()
         if pending and timeout is not None and not self._deadline.stopped():

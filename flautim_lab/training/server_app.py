@@ -7,6 +7,7 @@ itself cannot begin at round k, cannot stop between rounds, and gives its result
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ from flautim_lab.records.event import ALL_CLIENTS
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply
+from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.grid import ABANDONED
+from flautim_lab.training.usage import RoundUsage
 
+ALARMING = 3  # rounds running that a client has failed before it is named
 LONG_AGO = 30 * 24 * 3600.0  # seconds that a message stays valid: longer than any round
 
 
@@ -72,6 +76,11 @@ class Server:
         self._stopped = stopped
         self._means: dict[str, float] = {}
         self._failures: dict[int, tuple[set[int], str]] = {}
+        self._streaks: dict[int, int] = {}
+        #: What each process uses in a round.
+        self.usage = RoundUsage("kernel")
+        #: Called at the moments of a round: "starting", "training", "aggregating", "ended".
+        self.moment: Callable[[str, int], None] = lambda _what, _round: None
         #: Called after each round (a checkpoint, where the runner keeps any).
         self.after_round: Callable[[], None] = lambda: None
         model = experiment.build_model()
@@ -102,6 +111,7 @@ class Server:
             )
         self._scale(grid)
         for round_number in range(self.state.round + 1, experiment.rounds + 1):
+            self.moment("starting", round_number)
             self._train(grid, round_number)
             # The weights are those of this round from here on, whatever becomes of validation.
             self.state.round = round_number
@@ -109,9 +119,12 @@ class Server:
             if last or round_number % experiment.evaluate_every == 0:
                 self._validate(grid, round_number)
             self.recorder.log(self._line(), round=round_number)
+            self.usage.record(self.recorder, round_number)
             self.recorder.round_done(round_number)
-            self.after_round()
+            with self.usage.spent_on("storing"):  # it counts for the round that follows
+                self.after_round()
             self._check_stop()
+        self.moment("ended", experiment.rounds)
 
     @property
     def remark(self) -> str:
@@ -147,11 +160,13 @@ class Server:
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
-                new, _ = strategy.aggregate_train(round_number, answers)
+                with self.usage.spent_on("aggregating"):
+                    new, _ = strategy.aggregate_train(round_number, answers)
             except (AggregationError, InconsistentMessageReplies, ZeroDivisionError) as error:
                 raise TrainingError(
                     f"round {round_number}: {experiment.strategy_name} could not aggregate: {error}"
                 ) from error
+        self.moment("aggregating", round_number)
         if new is None or not len(new):
             self.recorder.log(
                 f"{experiment.strategy_name} kept the old weights (an answer was missing or wrong)",
@@ -230,7 +245,11 @@ class Server:
         timeout = None if everybody else self.experiment.round_timeout_seconds
         for message in messages:
             message.metadata.ttl = LONG_AGO
-        answers = list(grid.send_and_receive(messages, timeout=timeout))
+        if isinstance(grid, ClientGrid):
+            grid.waits = functools.partial(self.recorder.waiting, round_number)
+            grid.sent = functools.partial(self._sent, what, round_number)
+        with self.usage.spent_on(_SPENT_ON[what]):
+            answers = list(grid.send_and_receive(messages, timeout=timeout))
         self._check_stop()
         answers = [m for m in answers if not _is_abandoned(m)]
         answers.sort(key=_client)
@@ -242,6 +261,7 @@ class Server:
                 rounds | {round_number},
                 _first_line(message.error.reason),
             )
+        self._count_streaks(answers, round_number, what)
         good = len(answers) - len(failed)
         needed = len(messages) if everybody else min(self._enough(what), len(messages))
         if good < needed:
@@ -254,6 +274,32 @@ class Server:
                 f"least {needed} must{why}"
             )
         return answers
+
+    def _sent(self, what: str, round_number: int) -> None:
+        if what == "train":
+            self.moment("training", round_number)
+
+    def _count_streaks(self, answers: Sequence[Message], round_number: int, what: str) -> None:
+        """Name a client that fails round after round; one that answers is forgiven."""
+        for message in answers:
+            client = _client(message)
+            if not message.has_error():
+                if what == "train":
+                    self._streaks.pop(client, None)
+                continue
+            if what != "train":
+                continue
+            self._streaks[client] = self._streaks.get(client, 0) + 1
+            if self._streaks[client] == ALARMING:
+                name = self.experiment.client_names[client]
+                named = name if name == f"client {client}" else f"client {client} ({name})"
+                self.recorder.log(
+                    f"{named} has failed in {ALARMING} rounds running: "
+                    f"{_first_line(message.error.reason)}",
+                    round=round_number,
+                    client=client,
+                    level="warning",
+                )
 
     def _enough(self, what: str) -> int:
         return self.experiment.enough_answers if what == "train" else 1
@@ -288,6 +334,9 @@ class Server:
     def _check_stop(self) -> None:
         if self._stopped():
             raise Stopped
+
+
+_SPENT_ON = {"train": "training", "evaluate": "evaluating", "query": "training"}
 
 
 def make_server_app(server: Server) -> ServerApp:

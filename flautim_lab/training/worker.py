@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+import psutil
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
@@ -24,7 +25,7 @@ from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
 
 WORK = "query.work"  # a message of this type carries the work of several clients
-PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
+PAUSES = (0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
 RETRY_SECONDS = 0.25
 
 
@@ -66,6 +67,52 @@ def read_answers(message: Message) -> dict[int, RecordDict | str]:
     }
 
 
+def read_resources(message: Message) -> dict[str, float]:
+    """Return what a worker used for a reply, by name (its unit at the end)."""
+    record = message.content.config_records["answers"]
+    names: Any = record["resources"]
+    values: Any = record["used"]
+    return dict(zip(names, values, strict=True))
+
+
+class Usage:
+    """What this process has used since it was last asked.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Seconds so far, by what they were spent on: ``training_seconds``, ``evaluating_seconds``,
+        ``waiting_seconds``.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._process = psutil.Process()
+        self._last: dict[str, float] = {}
+
+    def add(self, what: str, seconds: float) -> None:
+        """Count seconds."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def take(self, connection: Connection | None = None) -> dict[str, float]:
+        """Return what was used since the last time; memory is what is held now.
+
+        The connection's counts begin anew with each connection, and so do the differences.
+        """
+        now = {**self.seconds, "cpu_seconds": time.process_time()}
+        if connection is not None:
+            now["bytes_received"] = float(connection.bytes_received)
+            now["bytes_sent"] = float(connection.bytes_sent)
+            now["transfer_seconds"] = connection.transfer_seconds
+        used = {}
+        for name, value in now.items():
+            before = self._last.get(name, 0.0)
+            used[name] = value - before if value >= before else value
+        self._last = now
+        used["memory_bytes"] = float(self._process.memory_info().rss)
+        return used
+
+
 class Worker:
     """Answers work until it is told to stop.
 
@@ -77,12 +124,23 @@ class Worker:
         How many clients take part in all; any of them may be asked of this worker.
     stopped : callable
         Tells whether to stop.
+    cut : callable
+        Tells whether to behave as cut off from the network.
     """
 
-    def __init__(self, app: ClientApp, clients: int, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        clients: int,
+        stopped: Callable[[], bool],
+        cut: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
         self._clients = clients
         self._stopped = stopped
+        self._cut = cut
+        self._usage = Usage()
+        self._connection: Connection | None = None
         self._contexts: dict[int, Context] = {}
 
     def answer(self, message: Message) -> Message:
@@ -90,12 +148,24 @@ class Worker:
         work: Mapping[str, Any] = message.content.config_records["work"]
         content = unpack(work["content"])
         clients, contents, errors = [], [], []
+        begin = time.perf_counter()
         for client in work["clients"]:
             answer, error = self._one(content, work["kind"], client)
             clients.append(client)
             contents.append(answer)
             errors.append(error)
-        answers = ConfigRecord({"clients": clients, "contents": contents, "errors": errors})
+        kind = "evaluating" if work["kind"].startswith(MessageType.EVALUATE) else "training"
+        self._usage.add(f"{kind}_seconds", time.perf_counter() - begin)
+        used = self._usage.take(self._connection)
+        answers = ConfigRecord(
+            {
+                "clients": clients,
+                "contents": contents,
+                "errors": errors,
+                "resources": list(used),
+                "used": list(used.values()),
+            }
+        )
         return Message(RecordDict({"answers": answers}), reply_to=message)
 
     def _one(self, content: RecordDict, kind: str, client: int) -> tuple[bytes, str]:
@@ -137,13 +207,16 @@ class Worker:
         """
         heard = time.monotonic()
         while not self._stopped():
-            connection = connect()
+            self._connection = connection = connect()
+            reachable = True
             try:
+                self._check_network()
                 connection.activate()
                 heard = time.monotonic()
                 self._fetch(connection)
                 return
             except (Refused, httpx.TransportError) as error:
+                reachable = not self._cut()
                 heard = max(heard, self._last_heard)
                 if time.monotonic() - heard > patience_seconds:
                     raise TrainingError(
@@ -151,19 +224,28 @@ class Worker:
                     ) from error
                 time.sleep(RETRY_SECONDS)
             finally:
-                connection.close()
+                connection.close(goodbye=reachable)
+
+    def _check_network(self) -> None:
+        if self._cut():
+            raise httpx.ConnectError("cut off from the network")
 
     _last_heard = 0.0
 
     def _fetch(self, connection: Connection) -> None:
         quiet = 0
         while not self._stopped():
+            begin = time.perf_counter()
+            self._check_network()
             message = connection.receive()
             self._last_heard = time.monotonic()
             if message is None:
                 time.sleep(PAUSES[min(quiet, len(PAUSES) - 1)])
                 quiet += 1
                 connection.beat()
+                self._usage.add("waiting_seconds", time.perf_counter() - begin)
                 continue
             quiet = 0
-            connection.send(self.answer(message))
+            answer = self.answer(message)
+            self._check_network()
+            connection.send(answer)

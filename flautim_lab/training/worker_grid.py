@@ -7,6 +7,7 @@ redistribution of load). Neither node ids nor the order of arrival reaches a str
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,20 +16,22 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from flautim_lab.names import count
-from flautim_lab.training.client_grid import ClientGrid
+from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
-from flautim_lab.training.worker import WORK, make_work, read_answers
+from flautim_lab.training.worker import WORK, make_work, read_answers, read_resources
 
-LOOK_SECONDS = 0.005
-PATIENCE_SECONDS = 3.0  # before the log says what is waited for
+LOOK_SECONDS = 0.01
 PARTS = 3  # a worker gets its clients in so many portions, so that one may be taken over midway
+SHORT_SECONDS = 1.0  # work that takes no longer goes out in one portion
 
 
 @dataclass(frozen=True)
 class Flight:
-    """Work that is under way: where, whose, and what it was made from."""
+    """Work that is under way: where, since which activation, and what it was made from."""
 
+    slot: int
     node: int
+    activated: float
     questions: Mapping[int, Message]
 
 
@@ -71,6 +74,13 @@ class WorkerGrid(ClientGrid):
         self._stopped = stopped
         self._enough = enough
         self._log = log
+        self._connected: dict[int, float] = {}
+        #: Seconds per client, by slot and type of message, when it last answered.
+        self._pace: dict[tuple[int, str], float] = {}
+        #: Called with a slot when its worker has connected, or has answered.
+        self.heard: Callable[[int], None] = lambda _slot: None
+        #: Called with a slot and what its worker used for an answer.
+        self.used: Callable[[int, Mapping[str, float]], None] = lambda _slot, _resources: None
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -89,42 +99,67 @@ class WorkerGrid(ClientGrid):
         asked = len(waiting)
         answered: dict[int, Message] = {}
         flights: dict[str, Flight] = {}
-        begin = quiet_since = time.monotonic()
-        said = False
+        state = Waiting(self.waits, asked, self._enough, timeout)
+        begin = time.monotonic()
+        left = False
         while len(answered) < asked and not self._stopped():
             here = self._here()
-            self._take_back(flights, waiting, set(here.values()))
+            self._take_back(flights, waiting, here)
             self._send(flights, waiting, here)
+            if flights and not left:
+                left = True
+                self.sent()
             fresh = self._receive(flights, waiting)
             answered.update(fresh)
-            now = time.monotonic()
-            if fresh:
-                quiet_since, said = now, False
-            elif not here and not said and now - quiet_since > PATIENCE_SECONDS:
-                said = True
-                self._log(f"waiting for a worker: none of {self._slots} is connected")
-            late = timeout is not None and now - begin >= timeout
+            missing = {client for flight in flights.values() for client in flight.questions}
+            state.look(missing | set(waiting), self._why(here))
+            late = timeout is not None and time.monotonic() - begin >= timeout
             if late and len(answered) >= self._enough:
                 self._drop(asked, answered, flights, waiting, timeout or 0.0)
                 break
             if not fresh:
                 time.sleep(LOOK_SECONDS)
+        state.over()
         self._link.forget(flights)
         return [answered[client] for client in sorted(answered)]
 
     # --- parts -----------------------------------------------------------------------------
 
-    def _here(self) -> dict[int, int]:
-        """Return the node of each slot whose worker is connected."""
+    def _here(self) -> dict[int, tuple[int, float]]:
+        """Return node and activation of each slot whose worker is connected."""
         online = self._link.online()
-        return {slot: node for slot, node in self._roster().items() if node in online}
+        here = {
+            slot: (node, online[node]) for slot, node in self._roster().items() if node in online
+        }
+        for slot, (_, activated) in here.items():
+            if self._connected.get(slot) != activated:
+                self._connected[slot] = activated
+                self.heard(slot)
+        return here
+
+    def _why(self, here: Mapping[int, object]) -> str:
+        """Return what is known of why the clients do not answer."""
+        if not here:
+            return f"none of {count(self._slots, 'worker')} is connected"
+        gone = sorted(set(range(self._slots)) - set(here))
+        if not gone:
+            return ""
+        shown = ", ".join(f"client-{slot}" for slot in gone[:5])
+        return f"not connected: worker {shown}" + (", ..." if len(gone) > 5 else "")
 
     def _take_back(
-        self, flights: dict[str, Flight], waiting: dict[int, Message], nodes: set[int]
+        self,
+        flights: dict[str, Flight],
+        waiting: dict[int, Message],
+        here: Mapping[int, tuple[int, float]],
     ) -> None:
-        """Take the work of lost workers back, to be sent again."""
+        """Take the work of lost workers back, to be sent again.
+
+        One that connected anew is lost, too: it remembers nothing of what it was given before.
+        """
+        connected = set(here.values())
         for message_id, flight in list(flights.items()):
-            if flight.node not in nodes:
+            if (flight.node, flight.activated) not in connected:
                 del flights[message_id]
                 self._link.forget([message_id])
                 waiting.update(flight.questions)
@@ -132,7 +167,10 @@ class WorkerGrid(ClientGrid):
                 self._log(f"a worker was lost; the work of {lost} is sent again")
 
     def _send(
-        self, flights: dict[str, Flight], waiting: dict[int, Message], here: Mapping[int, int]
+        self,
+        flights: dict[str, Flight],
+        waiting: dict[int, Message],
+        here: Mapping[int, tuple[int, float]],
     ) -> None:
         """Give each idle worker a portion of the clients that are at home with it.
 
@@ -148,11 +186,15 @@ class WorkerGrid(ClientGrid):
             slot = home if home in here else slots[client % len(slots)]
             of_slot.setdefault(slot, []).append(client)
         for slot, clients in of_slot.items():
-            if here[slot] in busy:
+            node, activated = here[slot]
+            if node in busy:
                 continue
-            share = -(-self._clients // self._slots)
-            portion = clients[: max(1, -(-share // PARTS))]
-            first = waiting[portion[0]]
+            first = waiting[clients[0]]
+            pace = self._pace.get((slot, first.metadata.message_type), math.inf)
+            portion = clients
+            if pace * len(clients) > SHORT_SECONDS:
+                share = -(-self._clients // self._slots)
+                portion = clients[: -(-share // PARTS)]
             # One content for all of them: a strategy that sends each client another gets its way.
             alike = [
                 client
@@ -163,10 +205,10 @@ class WorkerGrid(ClientGrid):
             questions = {client: waiting[client] for client in alike}
             work = make_work(first.content, first.metadata.message_type, alike)
             try:
-                message_id = self._link.send(Message(work, here[slot], WORK))
+                message_id = self._link.send(Message(work, node, WORK))
             except Refused:
                 continue  # lost between two looks; the next one sees it
-            flights[message_id] = Flight(here[slot], questions)
+            flights[message_id] = Flight(slot, node, activated, questions)
             for client in alike:
                 del waiting[client]
 
@@ -181,6 +223,12 @@ class WorkerGrid(ClientGrid):
             if reply.has_error():  # the engine lost it on its way
                 waiting.update(flight.questions)
                 continue
+            self.heard(flight.slot)
+            used = read_resources(reply)
+            self.used(flight.slot, used)
+            kind = next(iter(flight.questions.values())).metadata.message_type
+            seconds = used.get("training_seconds", 0.0) + used.get("evaluating_seconds", 0.0)
+            self._pace[flight.slot, kind] = seconds / len(flight.questions)
             for client, answer in read_answers(reply).items():
                 question = flight.questions[client]
                 if isinstance(answer, str):

@@ -55,7 +55,7 @@ def stored(records: Records) -> list[tuple[int, str]]:
 
 def test_numbers_what_happens(records: Records, recorder: Recorder) -> None:
     recorder.metric(1, ALL_CLIENTS, "train", "loss", 0.5)
-    recorder.resource(1, 0, "cpu_seconds", 1.5)
+    recorder.resource(1, "client-1", "cpu_seconds", 1.5)
     recorder.log("begins")
     recorder.log("slow", round=1, client=1, level="warning")
     recorder.failure(1, 1, "Traceback")
@@ -67,7 +67,7 @@ def test_numbers_what_happens(records: Records, recorder: Recorder) -> None:
         (e.seq, e.kind, e.round, e.client, e.split, e.name, e.value, e.text) for e in events
     ] == [
         (1, "metric", 1, ALL_CLIENTS, "train", "loss", 0.5, ""),
-        (2, "resource", 1, 0, "", "cpu_seconds", 1.5, ""),
+        (2, "resource", 1, ALL_CLIENTS, "client-1", "cpu_seconds", 1.5, ""),
         (3, "log", 0, ALL_CLIENTS, "", "info", None, "begins"),
         (4, "log", 1, 1, "", "warning", None, "slow"),
         (5, "failure", 1, 1, "", "", None, "Traceback"),

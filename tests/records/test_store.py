@@ -269,7 +269,8 @@ def test_an_unknown_kind_is_one_sentence_and_nothing_is_stored(records: Records)
     create(records)
     sentence = (
         "no kind of event named 'metrics'; did you mean 'metric'? "
-        "choose one of: status, metric, log, failure, round, resource"
+        "choose one of: status, metric, log, failure, round, resource, "
+        "fault, recovery, wait"
     )
     events = [loss(1), Event(2, 0.0, "metrics")]
     assert refusal(RecordsError, records.append, "r1", events) == sentence

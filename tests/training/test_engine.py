@@ -53,7 +53,7 @@ def test_a_message_goes_out_and_its_answer_comes_back(link, files, tmp_path):
     node = link.admit(keys.make_worker_key(tmp_path / "worker.key"))
     worker = connect(link, files, tmp_path / "worker.key")
     assert activate(worker) == node
-    assert link.online() == {node}
+    assert set(link.online()) == {node}
     assert worker.receive() is None
     sent = link.send(question(node))
     got = worker.receive()
@@ -68,7 +68,7 @@ def test_a_message_goes_out_and_its_answer_comes_back(link, files, tmp_path):
     worker._beaten = 0.0
     worker.beat()
     worker.close()
-    assert link.online() == set()
+    assert not link.online()
 
 
 def test_a_large_message_comes_whole(link, files, tmp_path):
@@ -141,9 +141,34 @@ def test_a_server_that_begins_anew_takes_its_workers_back(files, tmp_path):
             except httpx.TransportError:
                 assert time.monotonic() < end
         assert activate(worker) == node
-        assert second.online() == {node}
+        assert set(second.online()) == {node}
     finally:
         second.close()
+
+
+def test_a_worker_whose_connection_broke_is_let_in_again_and_the_server_can_tell(
+    link, files, tmp_path
+):
+    node = link.admit(keys.make_worker_key(tmp_path / "worker.key"))
+    broken = connect(link, files, tmp_path / "worker.key")
+    activate(broken)
+    before = link.online()[node]
+    broken.close(goodbye=False)
+    pair = keys.read_worker_key(tmp_path / "worker.key")
+    address = f"127.0.0.1:{link.port}"
+    with pytest.raises(engine.Refused):  # it is online, as far as the server knows
+        engine.Connection(address, files.authority, pair).activate()
+    again = engine.Connection(address, files.authority, pair, broken.node)
+    assert again.activate() == node
+    assert link.online()[node] > before
+
+
+def test_nothing_but_the_fleet_api_is_served(link, files, tmp_path):
+    link.admit(keys.make_worker_key(tmp_path / "worker.key"))
+    activate(connect(link, files, tmp_path / "worker.key"))  # it is up
+    with httpx.Client(verify=ssl.create_default_context(cafile=files.authority)) as client:
+        for path in ("/docs", "/openapi.json", "/v1/control/list-runs", "/health"):
+            assert client.get(f"https://127.0.0.1:{link.port}{path}").status_code == 404
 
 
 def test_keys_are_private_and_the_authority_cannot_sign_again(files, tmp_path):

@@ -154,12 +154,16 @@ def test_a_lost_workers_clients_go_to_another_and_are_asked_again(fleet):
 
 
 def test_all_workers_lost_is_said_and_a_new_one_goes_on(fleet, monkeypatch):
-    monkeypatch.setattr("flautim_lab.training.worker_grid.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("flautim_lab.training.client_grid.WAIT_SECONDS", 0.3)
+    said = []
     here = fleet(echo_app(delay=0.1), 4, 1)
     threading.Timer(0.2, here.lose, args=(0,)).start()
     threading.Timer(1.5, here.start, args=(0,)).start()
+    here.grid.waits = said.append
     assert numbers(here.grid.send_and_receive(ask(range(4)))) == list(range(4))
-    assert "waiting for a worker: none of 1 is connected" in here.lines
+    assert said[-1] == ""  # it waits no more
+    assert all(sentence.startswith("waiting for client ") for sentence in said[:-1])
+    assert any("answered (none of 1 worker is connected)" in sentence for sentence in said)
 
 
 def test_late_clients_are_dropped_once_enough_answered(fleet):
