@@ -116,13 +116,8 @@ class RunRecord:
         return max(0.0, (time.time() if self.finished is None else self.finished) - self.started)
 
 
-LOGGED_KINDS = ("log", "failure", "fault", "recovery")
-"""What is also written to ``run.log``, for a person to read."""
-_LEVELS = {"failure": "ERROR", "fault": "FAULT", "recovery": "RECOVERY"}
-
-
 def log_line(event: Event) -> str:
-    """Return an event of the log as a person reads it, in local time, without a last newline.
+    """Return a log or failure event as a person reads it, in local time, without a last newline.
 
     >>> log_line(Event(1, 0.0, "failure", round=3, client=2, text="diverged"))[20:]
     'round 3 client 2 ERROR diverged'
@@ -134,13 +129,8 @@ def log_line(event: Event) -> str:
         words.append(f"round {event.round}")
     if event.client != ALL_CLIENTS:
         words.append(f"client {event.client}")
-    words.append(_LEVELS.get(event.kind) or (event.name or "info").upper())
-    text = event.text
-    if event.kind == "fault":
-        text = f"{event.name} {event.text}"
-    elif event.kind == "recovery":
-        text = f"{event.name} is back after {event.value:.1f} s"
-    first, *rest = text.splitlines() or [""]
+    words.append("ERROR" if event.kind == "failure" else (event.name or "info").upper())
+    first, *rest = event.text.splitlines() or [""]
     return "\n    ".join([" ".join([*words, first]).rstrip(), *rest])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.event import ALL_CLIENTS, LOGGED_KINDS, Event, RunStatus, log_line
+from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus, log_line
 from flautim_lab.records.home import FILE_MODE, disk_refused
 from flautim_lab.records.store import Records
 
@@ -234,7 +234,7 @@ class Recorder:
             when = _now() if time is None else float(time)
             event = Event(self._last_seq, when, kind, round, client, split, name, value, text)
             self._events.append(event)
-            if kind in LOGGED_KINDS:
+            if kind in {"log", "failure"}:
                 self._lines.append(log_line(event))
             if self._oldest is None:
                 self._oldest = self._clock()

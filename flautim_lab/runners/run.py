@@ -24,7 +24,7 @@ from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model, metrics_csv
-from flautim_lab.records.event import LOGGED_KINDS, Event, RunRecord, RunStatus, log_line
+from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
 from flautim_lab.records.store import Records
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.progress import (
@@ -294,7 +294,7 @@ class Run:
             raise RecordsError(
                 f"run {self._id} has no client {client}; its clients are 0 to {self.clients - 1}"
             )
-        events = self._records.events(self._id, kinds=(*LOGGED_KINDS, "status"))
+        events = self._records.events(self._id, kinds=("log", "failure", "status"))
         if client is not None:
             events = [event for event in events if event.client == client]
         if last is not None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def test_numbers_what_happens(records: Records, recorder: Recorder) -> None:
         (4, "log", 1, 1, "", "warning", None, "slow"),
         (5, "failure", 1, 1, "", "", None, "Traceback"),
     ]
+
+
+def test_faults_recoveries_and_waits_have_their_own_time(
+    records: Records, recorder: Recorder
+) -> None:
+    before = time.time()
+    recorder.fault("server", "killed", round=3, time=1.5)
+    recorder.fault("client-1", "paused for 5 s")
+    recorder.recovery("server", 2.5, round=3)
+    recorder.waiting(4, "waiting for client 3", since=2.5)
+    recorder.waiting(4, "")
+    recorder.flush()
+    events = records.events("r1")
+    assert [(e.kind, e.round, e.name, e.value, e.text) for e in events] == [
+        ("fault", 3, "server", None, "killed"),
+        ("fault", 0, "client-1", None, "paused for 5 s"),
+        ("recovery", 3, "server", 2.5, ""),
+        ("wait", 4, "", None, "waiting for client 3"),
+        ("wait", 4, "", None, ""),
+    ]
+    assert (events[0].time, events[3].time) == (1.5, 2.5)
+    assert all(before <= events[number].time <= time.time() for number in (1, 2, 4))
 
 
 def test_goes_on_after_the_last_number(records: Records) -> None:

@@ -152,6 +152,8 @@ def test_every_call_for_a_run_that_is_not_there(records: Records) -> None:
         lambda: records.append("r2", [loss(1)]),
         lambda: records.events("r2"),
         lambda: records.metrics("r2"),
+        lambda: records.resources("r2"),
+        lambda: records.faults("r2"),
         lambda: records.last_seq("r2"),
         lambda: records.set_status("r2", RunStatus.RUNNING),
         lambda: records.set_round("r2", 1),
