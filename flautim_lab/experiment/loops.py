@@ -21,6 +21,10 @@ from flautim_lab.errors import ModelError, TrainingError
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
 
+# Keys of Flower's own in the record that carries measures: the rows of an answer, and what
+# adaptive clipping tells its strategy.
+TAKEN_NAMES = ("num-examples", "norm_bit")
+
 NO_CONTEXT: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
 
@@ -85,6 +89,23 @@ def _is_binary(outputs: Tensor, targets: Tensor) -> bool:
 def _without_column(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return targets of shape (rows, 1) as (rows,)."""
     return targets.squeeze(1) if targets.ndim == outputs.ndim else targets
+
+
+def taken_name(names: Iterable[Any]) -> str | None:
+    """Return a name of a measure that is taken: given twice, or a key of Flower's; else None."""
+    seen = set(TAKEN_NAMES)
+    for name in map(str, names):
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def rename(name: str) -> str:
+    """Word a name that is taken, after the name of the function that returned it."""
+    if name in TAKEN_NAMES:
+        return f"returned a measure named {name!r}, which Flower uses itself; choose another name"
+    return f"returned {name!r}, which stands for another measure already; choose another name"
 
 
 def rows_of(batch: Any) -> int:
@@ -167,6 +188,26 @@ def _why_not_finite(experiment: Experiment, batch: Any, value: float) -> str:
     )
 
 
+def check_trained(experiment: Experiment, model: nn.Module, loss: float) -> None:
+    """Refuse what a client learned if it is no longer finite: averaged, it would spoil all.
+
+    Frozen weights are not looked at: a mask may hold infinity.
+
+    Raises
+    ------
+    TrainingError
+        If the loss or a trained weight is NaN or infinite.
+    """
+    advice = f"lower lr (now {experiment.lr:g}), or scale the data and the targets"
+    if not math.isfinite(loss):
+        raise TrainingError(f"training_loop returned the loss {loss}; {advice}")
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter.detach()).all()):
+            raise TrainingError(
+                f"the weight {name!r} became NaN or infinite while training; {advice}"
+            )
+
+
 def _fetched(
     loader: Iterable[Any], draw: Callable[[], contextlib.AbstractContextManager[Any]]
 ) -> Iterator[Any]:
@@ -186,6 +227,11 @@ def validate(experiment: Experiment, model: nn.Module, loader: Iterable[Any]) ->
 
     The loss is the mean over rows; metrics are computed once over all rows together, so that one
     that is no mean (F1, R2) is exact for the client.
+
+    Raises
+    ------
+    TrainingError
+        If a metric has a name that is taken (``loss``, or a key of Flower's).
     """
     model.eval()
     total, rows = 0.0, 0
@@ -210,5 +256,8 @@ def validate(experiment: Experiment, model: nn.Module, loader: Iterable[Any]) ->
         result = {"loss": total / rows}
         if experiment.measured:
             measures = experiment.metrics(torch.cat(outputs), torch.cat(targets))
-            result.update({name: float(value) for name, value in measures.items()})
+            taken = taken_name([*result, *measures])
+            if taken is not None:
+                raise TrainingError(f"metrics(outputs, targets) {rename(taken)}")
+            result.update({str(name): float(value) for name, value in measures.items()})
     return result

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flautim_lab.errors import DatasetError, ExperimentError, FlautimError, ModelError
+from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.loops import is_pair
@@ -71,8 +72,6 @@ def check_model(experiment: Experiment) -> ModelFacts:
         batch = _small_batch(experiment)
         if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
             return ModelFacts(True, False, parameters, has_batch_norm)
-        if has_batch_norm and not experiment.own_training_loop:
-            _check_batches_of_one(experiment, model, name)
         outputs = _outputs(experiment, model, batch, name)
         if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
             _check_outputs(experiment, outputs, batch[1], name)
@@ -215,6 +214,7 @@ def _check_batches_of_one(experiment: Experiment, model: nn.Module, name: str) -
     fewest = min(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
     if experiment.batch_size > 1 and len(experiment.splits[fewest].train) > 1:
         return
+    model.train()
     try:
         experiment.loss(model, _small_batch(experiment, rows=1))
     except Exception as error:
@@ -224,7 +224,7 @@ def _check_batches_of_one(experiment: Experiment, model: nn.Module, name: str) -
             where = "batch_size is 1; use batch_size=2 or more"
         else:
             named = experiment.client_names[fewest]
-            where = f"client {named} has one row to train on; use fewer clients"
+            where = f"{named} has one row to train on; use fewer clients"
         raise ModelError(
             f"{name} has batch normalization, which cannot train on a batch of one row, and "
             f"{where}, or another normalization such as nn.GroupNorm"
@@ -247,6 +247,9 @@ def _check_metrics(experiment: Experiment, outputs: Tensor, targets: Tensor) -> 
         raise ExperimentError(
             f"metrics(outputs, targets) must return a dict of numbers, not {measures!r}"
         )
+    taken = loops.taken_name(["loss", *measures])
+    if taken is not None:
+        raise ExperimentError(f"metrics(outputs, targets) {loops.rename(taken)}")
     for key, value in measures.items():
         try:
             float(value)

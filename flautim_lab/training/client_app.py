@@ -133,6 +133,7 @@ class ClientHost:
             result = loops.train(experiment, model, batches, optimizer, draw)
             if experiment.centralized:
                 self._optimizer_state[client] = optimizer.state_dict()
+        loops.check_trained(experiment, model, result["loss"])
         measures = {f"train_{name}": value for name, value in result.items()}
         content = RecordDict(
             {
@@ -245,7 +246,7 @@ def as_measures(result: Any, loop: str) -> dict[str, float]:
     Raises
     ------
     TrainingError
-        If there is no loss, or something in it is no number.
+        If there is no loss, something in it is no number, or a name is taken.
     """
     if isinstance(result, dict) and "loss" in result:
         pairs = result
@@ -255,6 +256,9 @@ def as_measures(result: Any, loop: str) -> dict[str, float]:
         raise TrainingError(
             f"{loop} must return its loss, or a dict with 'loss' in it, not {result!r}"
         )
+    taken = loops.taken_name(pairs)
+    if taken is not None:
+        raise TrainingError(f"{loop} {loops.rename(taken)}")
     try:
         return {
             str(name): float(value.detach() if isinstance(value, Tensor) else value)

@@ -6,13 +6,39 @@ import copy
 
 import pytest
 import torch
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch import nn
 
 import flautim_lab as lab
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
-from flautim_lab.training.client_app import add_proximal_term, as_measures
-from tests.federations import experiment
+from flautim_lab.training import flower, weights
+from flautim_lab.training.client_app import ROWS, ClientHost, add_proximal_term, as_measures
+from tests.federations import Net, experiment
+
+
+def host(made: lab.Experiment) -> ClientHost:
+    return ClientHost(made, torch.device("cpu"))
+
+
+def message(made: lab.Experiment, kind: str = "train", **config) -> Message:
+    """What the server asks of a client in round 1, with the initial weights."""
+    flower.prepare()
+    model = made.build_model()
+    buffers = weights.buffers_to_bytes(weights.buffers_of(model))
+    content = RecordDict(
+        {
+            "arrays": weights.to_record(model),
+            "config": ConfigRecord({"server-round": 1, "buffers": buffers, **config}),
+        }
+    )
+    return Message(content, dst_node_id=1, message_type=kind)
+
+
+def trained(made: lab.Experiment, **config) -> dict[str, torch.Tensor]:
+    """The weights of client 0 after it trained once."""
+    answer = host(made).train(0, message(made, **config))
+    return weights.decode(answer.content.array_records["arrays"])
 
 
 def test_the_proximal_term_is_that_of_the_paper():
@@ -88,3 +114,93 @@ def test_what_a_loop_may_not_return(result):
         TrainingError, match=r"^validation_loop (must return its loss|returned some)"
     ):
         as_measures(result, "validation_loop")
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loop_whose_loss_is_not_finite_fails(loss):
+    class Mine(lab.Experiment):
+        def training_loop(self, model, loader):
+            return {"loss": loss, "f1": float("nan")}
+
+    made = experiment(cls=Mine)
+    with pytest.raises(TrainingError) as caught:
+        host(made).train(0, message(made))
+    assert str(caught.value) == (
+        f"training_loop returned the loss {loss}; lower lr (now 0.01), "
+        "or scale the data and the targets"
+    )
+
+
+def test_weights_that_are_not_finite_are_not_sent():
+    class Mine(lab.Experiment):
+        def training_loop(self, model, loader):
+            with torch.no_grad():
+                model.layers[2].bias[1] = float("inf")
+            return 1.0
+
+    made = experiment(cls=Mine)
+    with pytest.raises(TrainingError) as caught:
+        host(made).train(0, message(made))
+    assert str(caught.value) == (
+        "the weight 'layers.2.bias' became NaN or infinite while training; lower lr (now 0.01), "
+        "or scale the data and the targets"
+    )
+
+    class Steep(lab.Experiment):
+        def loss(self, model, batch):
+            return 1e4 * super().loss(model, batch)
+
+    # The last step of our own loop may do it too, after a loss that was finite.
+    last = experiment(cls=Steep, optimizer="SGD", lr=1e38, batch_size=128, clients=1)
+    with pytest.raises(TrainingError, match=r"the weight 'layers.*' became NaN or infinite"):
+        host(last).train(0, message(last))
+
+
+def test_a_frozen_mask_may_hold_infinity():
+    class Masked(Net):
+        def __init__(self):
+            super().__init__()
+            self.mask = nn.Parameter(torch.tensor([0.0, 0.0, float("-inf")]), requires_grad=False)
+
+        def forward(self, x):
+            return super().forward(x) + self.mask.exp()
+
+    assert trained(experiment(Masked))["mask"].tolist() == [0.0, 0.0, float("-inf")]
+
+
+@pytest.mark.parametrize("name", [ROWS, "norm_bit"])
+def test_a_measure_may_not_have_a_name_of_flowers(name):
+    sentence = f"returned a measure named '{name}', which Flower uses itself; choose another name"
+    for loop in ("training_loop", "validation_loop"):
+        with pytest.raises(TrainingError) as caught:
+            as_measures({"loss": 1.0, name: 2.0}, loop)
+        assert str(caught.value) == f"{loop} {sentence}"
+
+    class Mine(lab.Experiment):
+        def metrics(self, outputs, targets):
+            return {name: 1.0}
+
+    with pytest.raises(lab.ExperimentError) as refused:
+        experiment(cls=Mine)
+    assert str(refused.value) == f"metrics(outputs, targets) {sentence}"
+
+
+def test_a_metric_may_not_stand_for_the_loss():
+    class Mine(lab.Experiment):
+        def metrics(self, outputs, targets):
+            return {"loss": 1.0}
+
+    class Later(lab.Experiment):
+        def metrics(self, outputs, targets):
+            return {"loss" if len(outputs) > 8 else "other": 1.0}
+
+    sentence = "metrics(outputs, targets) returned 'loss', which stands for another measure already"
+    with pytest.raises(lab.ExperimentError) as refused:
+        experiment(cls=Mine)
+    assert str(refused.value) == f"{sentence}; choose another name"
+    made = experiment(cls=Later, clients=1)
+    with pytest.raises(TrainingError) as caught:
+        host(made).evaluate(0, message(made, "evaluate"))
+    assert str(caught.value) == f"{sentence}; choose another name"
+    with pytest.raises(TrainingError, match=r"^training_loop returned '1', which stands for"):
+        as_measures({"loss": 1.0, 1: 2.0, "1": 3.0}, "training_loop")
