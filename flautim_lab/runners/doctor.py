@@ -20,6 +20,7 @@ from flautim_lab.names import count
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.home import home
 from flautim_lab.records.store import Records
+from flautim_lab.runners.leftovers import reap_leftovers
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LITTLE_SPACE = 500 * 2**20  # bytes; a run of a small model leaves well under one MB
@@ -176,8 +177,17 @@ def _records() -> Iterator[Check]:
             f"{', '.join(died[:SHOWN_RUNS])}{more}",
             "their process ended before they did; what they recorded is kept",
         )
+    reaped = reap_leftovers(records, folder / "runs")
+    if reaped:
+        yield Check(
+            "leftovers",
+            "ok",
+            f"of {', '.join(reaped)}",
+            "their processes and keys were still there, and are gone now",
+        )
     cores = os.cpu_count() or 1
     yield Check("runner local", "ok", f"experiments can run here, on {count(cores, 'core')}")
+    yield Check("runner processes", "ok", "the same, in processes that outlive the kernel")
 
 
 def _installed(package: str) -> str | None:

@@ -214,6 +214,7 @@ class FaultLog:
                     self._recorder.fault(
                         fault.target, fault.words, round=fault.round, time=fault.time
                     )
+                    self._recorder.log(f"{fault.target} {fault.words}", round=fault.round)
                     self._recorder.flush()
                 (self._folder.chaos / "struck" / f"{fault.id}.json").unlink(missing_ok=True)
             for one in self._open:
@@ -252,6 +253,7 @@ class FaultLog:
         for one in [one for one in self._open if not one.left]:
             seconds = time.time() - one.fault.time
             self._recorder.recovery(one.fault.target, seconds, round=one.fault.round)
+            self._recorder.log(f"{one.fault.target} is at work again after {seconds:.1f} s")
             self._open.remove(one)
 
 

@@ -194,6 +194,10 @@ class ProcessFolder:
         """End all but the watch, gently and then by force."""
         end(list(self.alive_but("watch").values()), seconds)
 
+    def has_leftovers(self) -> bool:
+        """Return whether anything is here that :meth:`clean` would remove."""
+        return self.tls.exists() or self.keys.exists() or any(self.path.glob("*.pid"))
+
     def clean(self) -> None:
         """Remove keys, certificates and all else but the logs; nothing secret outlives a run."""
         for folder in (self.tls, self.keys, self.chaos):

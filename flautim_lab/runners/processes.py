@@ -6,7 +6,6 @@ that starts them again when they die. The kernel may die too: the run goes on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose
 from flautim_lab.records.store import Records
+from flautim_lab.runners.leftovers import reap_leftovers
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 from flautim_lab.training.keys import make_server_files
 
@@ -72,7 +72,9 @@ class Processes:
     @classmethod
     def start(cls, records: Records, run_id: str, slots: int, clients: int) -> Processes:
         """Start the processes of a run that the records hold already."""
-        made = cls(records.folder(run_id))
+        folder = records.folder(run_id)
+        reap_leftovers(records, folder.parent)
+        made = cls(folder)
         made._folder.write_facts(RunFacts(run_id, slots, clients, _self()))
         made.watch()
         return made
@@ -111,10 +113,3 @@ class Processes:
                 return False
             time.sleep(0.05)
         return True
-
-    def reap(self) -> None:
-        """End what is left of a run that has ended, and remove its secrets."""
-        with contextlib.suppress(OSError), self._folder.watching() as mine:
-            if mine:
-                self._folder.end_all()
-                self._folder.clean()
