@@ -63,6 +63,7 @@ class LocalExecution:
         self._run_id = run_id
         self._workers = workers
         self._stop = threading.Event()
+        self._grid: LocalGrid | None = None
         self._abandoned = ""  # why, when the kernel ends before the run
         self.done = threading.Event()
         self.outcome: tuple[RunStatus, str] | None = None
@@ -111,7 +112,7 @@ class LocalExecution:
         host = ClientHost(experiment, device, deadline.check)
         app = make_client_app(host, client_mods(self._strategy))
         server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
-        grid = LocalGrid(
+        grid = self._grid = LocalGrid(
             app,
             len(experiment.splits),
             deadline,
@@ -154,6 +155,8 @@ class LocalExecution:
         last = 0.0
         while not self.done.wait(LOOK_SECONDS):
             with contextlib.suppress(RecordsError):  # the next look may find them again
+                if self._grid is not None:
+                    self._grid.tell()
                 self._recorder.tick()
                 if time.monotonic() - last >= HEARTBEAT_SECONDS:
                     self._records.heartbeat(self._run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 
@@ -11,6 +12,8 @@ from flwr.supercore.run import Run
 
 from flautim_lab.names import count
 from flautim_lab.training import flower
+
+WAIT_SECONDS = 2.0  # before it is said what is waited for, and between two sentences
 
 
 class ClientGrid(Grid):
@@ -95,6 +98,9 @@ class Waiting:
         self._timeout = timeout
         self._begin = self._last = time.monotonic()
         self._said = ""
+        self._over = False
+        # Whoever looks may be another thread than the one whose waiting is over.
+        self._lock = threading.Lock()
 
     def look(self, missing: Collection[int], why: str = "") -> None:
         """Say whom the round waits for, if it is time to.
@@ -106,8 +112,12 @@ class Waiting:
         why : str
             What is known of the reason.
         """
+        with self._lock:
+            self._look(missing, why)
+
+    def _look(self, missing: Collection[int], why: str) -> None:
         now = time.monotonic()
-        if now - self._last < WAIT_SECONDS or not missing:
+        if self._over or now - self._last < WAIT_SECONDS or not missing:
             return
         self._last = now
         first, *others = sorted(missing)
@@ -127,8 +137,7 @@ class Waiting:
 
     def over(self) -> None:
         """Say that nothing is waited for any more, if anything was."""
-        if self._said:
-            self._say("")
-
-
-WAIT_SECONDS = 2.0
+        with self._lock:
+            self._over = True
+            if self._said:
+                self._say("")

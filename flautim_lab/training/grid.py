@@ -62,6 +62,10 @@ class Deadline:
         """End the round: what is still at work is abandoned."""
         self._wanted = {}
 
+    def is_now(self, order: int) -> bool:
+        """Return whether this is the round of messages that goes on."""
+        return order == self._round
+
     def check(self, client: int) -> None:
         """Raise :class:`Abandoned` if nobody waits for this client's work."""
         if self._stopped() or getattr(_work, "round", None) != self._wanted.get(client):
@@ -158,6 +162,8 @@ class LocalGrid(ClientGrid):
         self._trial: int | None = 0 if workers == "auto" and self.workers > 1 else None
         self._with_threads = math.inf
         self._pool: _Threads | None = None
+        self._waiting: Waiting | None = None
+        self._missing: set[int] = set()
         self._contexts = {
             client: Context(
                 run_id=flower.RUN_NUMBER,
@@ -186,6 +192,8 @@ class LocalGrid(ClientGrid):
         order = self._deadline.begin(message.metadata.dst_node_id for message in asked)
         trial = self._trial if _is_training(asked) and timeout is None else None
         begin = time.perf_counter()
+        self._missing = {message.metadata.dst_node_id for message in asked}
+        self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
             if timeout is None and (self.workers == 1 or trial == 2):
                 self.sent()
@@ -194,9 +202,18 @@ class LocalGrid(ClientGrid):
                 replies = self._on_threads(asked, order, timeout)
         finally:
             self._deadline.end()
+            self._waiting.over()
         if trial is not None and len(asked) >= self.workers:
             self._judge(trial, time.perf_counter() - begin)
         return replies
+
+    def tell(self) -> None:
+        """Say what is waited for, if that has taken long; some other thread calls this often.
+
+        Another one, since the clients may be at work in the thread of the round.
+        """
+        if self._waiting is not None:
+            self._waiting.look(set(self._missing))
 
     def close(self) -> None:
         """End the threads; abandoned work ends with its next batch."""
@@ -228,7 +245,6 @@ class LocalGrid(ClientGrid):
         }
         self.sent()
         pending = set(futures)
-        waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         end = None if timeout is None else time.monotonic() + timeout
         while pending:
             left = None if end is None else end - time.monotonic()
@@ -239,10 +255,8 @@ class LocalGrid(ClientGrid):
             # In slices: a client that hangs must not hide a stop.
             slice_ = LOOK_SECONDS if left is None else min(left, LOOK_SECONDS)
             _, pending = wait(pending, timeout=slice_, return_when=FIRST_COMPLETED)
-            waiting.look({futures[future].metadata.dst_node_id for future in pending})
             if self._deadline.stopped():
                 break
-        waiting.over()
         for future in pending:
             future.cancel()
         if pending and timeout is not None and not self._deadline.stopped():
@@ -264,6 +278,8 @@ class LocalGrid(ClientGrid):
                 reason = f"{summary(error)}\n{traceback.format_exc()}"
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
                 reply = Message(Error(code, reason), reply_to=message)
+        if self._deadline.is_now(order):
+            self._missing.discard(client)
         return reply
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -120,8 +121,8 @@ class Server:
                 self._validate(grid, round_number)
             self.recorder.log(self._line(), round=round_number)
             self.usage.record(self.recorder, round_number)
-            self.recorder.round_done(round_number)
             with self.usage.spent_on("storing"):  # it counts for the round that follows
+                self.recorder.round_done(round_number)
                 self.after_round()
             self._check_stop()
         self.moment("ended", experiment.rounds)
@@ -246,7 +247,7 @@ class Server:
         for message in messages:
             message.metadata.ttl = LONG_AGO
         if isinstance(grid, ClientGrid):
-            grid.waits = functools.partial(self.recorder.waiting, round_number)
+            grid.waits = functools.partial(self._waits, round_number, time.time())
             grid.sent = functools.partial(self._sent, what, round_number)
         with self.usage.spent_on(_SPENT_ON[what]):
             answers = list(grid.send_and_receive(messages, timeout=timeout))
@@ -274,6 +275,9 @@ class Server:
                 f"least {needed} must{why}"
             )
         return answers
+
+    def _waits(self, round_number: int, since: float, sentence: str) -> None:
+        self.recorder.waiting(round_number, sentence, since=since if sentence else None)
 
     def _sent(self, what: str, round_number: int) -> None:
         if what == "train":

@@ -6,9 +6,11 @@ goes on when the server is gone for a while or has begun anew.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -27,6 +29,7 @@ from flautim_lab.training.grid import summary
 WORK = "query.work"  # a message of this type carries the work of several clients
 PAUSES = (0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
 RETRY_SECONDS = 0.25
+PULSE_SECONDS = 1.0  # a look whether it is time for a sign of life
 
 
 def pack(content: RecordDict) -> bytes:
@@ -75,6 +78,9 @@ def read_resources(message: Message) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 
+_COUNTED_BY_THE_CONNECTION = ("bytes_received", "bytes_sent", "transfer_seconds")
+
+
 class Usage:
     """What this process has used since it was last asked.
 
@@ -89,6 +95,7 @@ class Usage:
         self.seconds: dict[str, float] = {}
         self._process = psutil.Process()
         self._last: dict[str, float] = {}
+        self._connection: Connection | None = None
 
     def add(self, what: str, seconds: float) -> None:
         """Count seconds."""
@@ -97,17 +104,16 @@ class Usage:
     def take(self, connection: Connection | None = None) -> dict[str, float]:
         """Return what was used since the last time; memory is what is held now.
 
-        The connection's counts begin anew with each connection, and so do the differences.
+        Each connection counts from zero.
         """
         now = {**self.seconds, "cpu_seconds": time.process_time()}
+        if connection is not self._connection:
+            self._connection = connection
+            for name in _COUNTED_BY_THE_CONNECTION:
+                self._last.pop(name, None)
         if connection is not None:
-            now["bytes_received"] = float(connection.bytes_received)
-            now["bytes_sent"] = float(connection.bytes_sent)
-            now["transfer_seconds"] = connection.transfer_seconds
-        used = {}
-        for name, value in now.items():
-            before = self._last.get(name, 0.0)
-            used[name] = value - before if value >= before else value
+            now |= {name: float(getattr(connection, name)) for name in _COUNTED_BY_THE_CONNECTION}
+        used = {name: value - self._last.get(name, 0.0) for name, value in now.items()}
         self._last = now
         used["memory_bytes"] = float(self._process.memory_info().rss)
         return used
@@ -213,7 +219,8 @@ class Worker:
                 self._check_network()
                 connection.activate()
                 heard = time.monotonic()
-                self._fetch(connection)
+                with self._alive(connection):
+                    self._fetch(connection)
                 return
             except (Refused, httpx.TransportError) as error:
                 reachable = not self._cut()
@@ -225,6 +232,28 @@ class Worker:
                 time.sleep(RETRY_SECONDS)
             finally:
                 connection.close(goodbye=reachable)
+
+    @contextlib.contextmanager
+    def _alive(self, connection: Connection) -> Iterator[None]:
+        """Show the server, from another thread, that this worker lives while its clients train.
+
+        A client may take longer for its epochs than the silence after which a worker is lost.
+        """
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(PULSE_SECONDS):
+                # The main thread meets the same error when it sends or fetches next.
+                with contextlib.suppress(Refused, httpx.HTTPError, RuntimeError):
+                    if not self._cut():
+                        connection.beat()
+
+        thread = threading.Thread(target=beat, name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def _check_network(self) -> None:
         if self._cut():

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flautim_lab.training import flower
+from flautim_lab.training.client_grid import Waiting
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread
 
 flower.prepare()
@@ -106,6 +107,62 @@ def test_a_stop_ends_the_work():
     threading.Timer(0.1, stop.set).start()
     replies = here.send_and_receive(ask([0, 1]))
     assert [reply.error.reason for reply in replies] == ["abandoned", "abandoned"]
+
+
+def test_what_is_waited_for_is_said_once_and_when_it_is_over(monkeypatch):
+    monkeypatch.setattr("flautim_lab.training.client_grid.WAIT_SECONDS", 0.1)
+    for workers in (1, 4):
+        go = threading.Event()
+
+        def slow(message, context, deadline, go=go):
+            if context.node_config["partition-id"] > 0:
+                go.wait(20)
+            return Message(RecordDict(), reply_to=message)
+
+        here = grid(slow, workers=workers, enough=3)
+        said, sent = [], []
+        here.waits, here.sent = said.append, lambda sent=sent: sent.append(1)
+        replies = []
+        thread = threading.Thread(
+            target=lambda here=here, replies=replies: replies.extend(
+                here.send_and_receive(ask(range(4)))
+            )
+        )
+        here.tell()  # nothing is waited for
+        thread.start()
+        end = time.monotonic() + 20
+        while not said and time.monotonic() < end:
+            here.tell()
+            time.sleep(0.02)
+        for _ in range(15):
+            here.tell()
+            time.sleep(0.02)
+        assert said == ["waiting for client 1 and 2 others; 1 of 4 have answered"]
+        go.set()
+        thread.join(20)
+        here.tell()
+        here.close()
+        assert said[1:] == [""]
+        assert len(replies) == 4
+        assert sent == [1]
+
+
+def test_a_round_with_a_time_limit_says_how_many_are_enough_and_when(monkeypatch):
+    monkeypatch.setattr("flautim_lab.training.client_grid.WAIT_SECONDS", 0.0)
+    said = []
+    waiting = Waiting(said.append, 8, 6, 0.2)
+    waiting.look({3, 5, 7}, "not connected: worker client-1")
+    waiting.look({3, 5, 7}, "not connected: worker client-1")
+    time.sleep(0.25)
+    waiting.look({3, 5, 7})
+    waiting.over()
+    waiting.look({3})
+    assert said == [
+        "waiting for client 3 and 2 others; 5 of 8 have answered, 6 are enough 0.2 s after they "
+        "were asked (not connected: worker client-1)",
+        "waiting for client 3 and 2 others; 5 of 8 have answered, 6 are enough now",
+        "",
+    ]
 
 
 def test_one_client_is_enough_and_push_and_pull_work():

@@ -16,7 +16,7 @@ from flautim_lab.training import engine, flower, keys
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import client_mods, make_strategy
-from flautim_lab.training.worker import Worker
+from flautim_lab.training.worker import Usage, Worker
 from flautim_lab.training.worker_grid import WorkerGrid
 from tests.federations import DropoutNet, experiment, same
 from tests.training.test_checkpoint import run as run_in_the_kernel
@@ -33,6 +33,7 @@ class Fleet:
         self.files = keys.make_server_files(folder / "tls", ["127.0.0.1"])
         self.link = engine.SuperLink(self.files)
         self.roster, self.stops, self.threads, self.lines = {}, {}, [], []
+        self.cuts, self.connections = {}, {}
         self.stopped = threading.Event()
         self.made = 0
         for slot in range(slots):
@@ -51,12 +52,16 @@ class Fleet:
         path = self.folder / f"worker-{self.made}.key"
         self.roster[slot] = self.link.admit(keys.make_worker_key(path))
         stop = self.stops[slot] = threading.Event()
-        worker = Worker(self.app, self.clients, stop.is_set)
+        cut = self.cuts[slot] = threading.Event()
+        worker = Worker(self.app, self.clients, stop.is_set, cut.is_set)
         address = f"127.0.0.1:{self.link.port}"
+        made = self.connections[slot] = []
 
         def connect():
             pair = keys.read_worker_key(path)
-            return engine.Connection(address, self.files.authority, pair)
+            node = made[-1].node if made else None
+            made.append(engine.Connection(address, self.files.authority, pair, node))
+            return made[-1]
 
         thread = threading.Thread(target=worker.serve, args=(connect, 30.0), daemon=True)
         thread.start()
@@ -164,6 +169,104 @@ def test_all_workers_lost_is_said_and_a_new_one_goes_on(fleet, monkeypatch):
     assert said[-1] == ""  # it waits no more
     assert all(sentence.startswith("waiting for client ") for sentence in said[:-1])
     assert any("answered (none of 1 worker is connected)" in sentence for sentence in said)
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def test_a_worker_that_is_cut_off_forgets_its_work_and_gets_it_again(fleet):
+    """It reconnects between pull and answer: without taking it back, the round would never end."""
+    asked = []
+    begun, go = threading.Event(), threading.Event()
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        asked.append(context.node_config["partition-id"])
+        begun.set()
+        go.wait(20)
+        return Message(RecordDict({"m": MetricRecord({"client": asked[-1]})}), reply_to=message)
+
+    here = fleet(app, 2, 1)
+    heard = []
+    here.grid.heard = heard.append
+    replies = []
+    thread = threading.Thread(
+        target=lambda: replies.extend(here.grid.send_and_receive(ask(range(2))))
+    )
+    thread.start()
+    assert begun.wait(20)
+    here.cuts[0].set()
+    go.set()
+    until(lambda: len(here.connections[0]) > 2)  # it tries, in vain
+    assert replies == []
+    before = here.connections[0][0]
+    here.cuts[0].clear()
+    thread.join(20)
+    assert numbers(replies) == [0, 1]
+    assert asked == [0, 0, 1]
+    assert before.bytes_sent == 0  # its answer never left
+    assert here.lines == ["a worker was lost; the work of 1 client is sent again"]
+    assert heard == [0, 0, 0, 0]  # it connected, connected again, and answered twice
+
+
+def test_a_client_may_train_longer_than_a_silence_takes_to_mean_death(fleet, monkeypatch):
+    monkeypatch.setattr("flwr.superlink.servicer.fleet.fleet_handlers.HEARTBEAT_MIN_INTERVAL", 0.1)
+    monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.5)  # lost after twice as long
+    monkeypatch.setattr("flautim_lab.training.worker.PULSE_SECONDS", 0.1)
+    here = fleet(echo_app(delay=2.0), 1, 1)
+    threading.Timer(15, here.stopped.set).start()  # else it would be sent again for ever
+    assert numbers(here.grid.send_and_receive(ask([0]))) == [0]
+    assert here.lines == []
+
+
+def test_what_a_worker_used_comes_with_its_answers(fleet):
+    here = fleet(echo_app(delay=0.1), 4, 1)
+    used, sent = [], []
+    here.grid.used = lambda slot, resources: used.append((slot, resources))
+    here.grid.sent = lambda: sent.append(len(used))
+    for _ in range(2):
+        here.grid.send_and_receive(ask(range(4)))
+        time.sleep(0.2)
+    # In two portions until it is known how long a client takes; told before its answer is there.
+    assert sent == [0, 2]
+    assert [slot for slot, _ in used] == [0, 0, 0]
+    for _, resources in used:
+        assert set(resources) - {"waiting_seconds"} == {
+            "cpu_seconds",
+            "memory_bytes",
+            "training_seconds",
+            "transfer_seconds",
+            "bytes_received",
+            "bytes_sent",
+        }
+        assert 0.2 <= resources["training_seconds"] < 5
+        assert resources["memory_bytes"] > 1e6
+        assert 0 < resources["transfer_seconds"] < 5
+        assert 100 < resources["bytes_received"] < 1e5
+    assert "waiting_seconds" in used[2][1]  # between the two rounds
+    # What its answer weighs is known once it has left, and is said with the next one.
+    assert used[0][1]["bytes_sent"] == 0
+    assert used[1][1]["bytes_sent"] > 100
+
+
+def test_each_connection_counts_from_zero():
+    class Counts:
+        def __init__(self, number):
+            self.bytes_received = self.bytes_sent = number
+            self.transfer_seconds = float(number)
+
+    usage = Usage()
+    first = Counts(100)
+    assert usage.take(first)["bytes_sent"] == 100
+    first.bytes_sent = 130
+    assert usage.take(first)["bytes_sent"] == 30
+    second = usage.take(Counts(150))  # more than the first one ever counted
+    assert (second["bytes_sent"], second["transfer_seconds"]) == (150, 150)
 
 
 def test_late_clients_are_dropped_once_enough_answered(fleet):
