@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flautim_lab.errors import BundleError, ExperimentError
@@ -13,6 +14,7 @@ from flautim_lab.names import check_name, choose, duration, make_run_id
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners import processes
+from flautim_lab.runners.chaos import Chaos
 from flautim_lab.runners.local import LocalExecution
 from flautim_lab.runners.run import Run
 from flautim_lab.training.numerics import make_plan, pick_device
@@ -31,6 +33,7 @@ def run(
     centralized: bool = False,
     name: str | None = None,
     workers: int | str = "auto",
+    chaos: Callable[[Chaos], object] | None = None,
 ) -> Run:
     """Run an experiment; returns at once with a :class:`Run`, the kernel stays free.
 
@@ -48,6 +51,9 @@ def run(
     workers : int or "auto"
         How many clients train at once. The numbers do not depend on it; ``auto`` uses all cores
         where that is faster.
+    chaos : callable, optional
+        Plans faults, on ``processes``: called with the run's :class:`Chaos` before its first
+        round, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.
 
     Returns
     -------
@@ -72,6 +78,11 @@ def run(
         isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
     ):
         raise ExperimentError(f"workers must be 'auto' or a whole number from 1, not {workers!r}")
+    if chaos is not None and (on != "processes" or not callable(chaos)):
+        raise ExperimentError(
+            "chaos is a function that plans faults for a run on='processes', such as "
+            "lambda chaos: chaos.kill('server', round=3)"
+        )
     if centralized and not experiment.centralized:
         experiment = experiment.replace(centralized=True)
     strategy = make_strategy(experiment)
@@ -90,6 +101,8 @@ def run(
             raise
         # The local runner has the live classes; only another kernel will miss them.
         settings["unbundled"] = str(error)
+    if on == "processes":
+        settings["kernel"] = [socket.gethostname(), os.getpid()]  # whose it is; it owns no process
     records.create_run(
         run_id,
         name=shown,
@@ -104,6 +117,8 @@ def run(
         slots = processes.worker_count(experiment, workers)
         processes.Processes.start(records, run_id, slots, len(experiment.splits))
         detached = Run(records, run_id, experiment)
+        if chaos is not None:
+            _plan(chaos, detached)
         if os.environ.get(BATCH_VARIABLE):
             detached.wait()
         return detached
@@ -114,6 +129,15 @@ def run(
     if os.environ.get(BATCH_VARIABLE):
         started.wait()
     return started
+
+
+def _plan(chaos: Callable[[Chaos], object], run: Run) -> None:
+    """Let faults be planned; a plan that cannot be leaves no run behind that goes on without."""
+    try:
+        chaos(run.chaos)
+    except BaseException:
+        run.stop()
+        raise
 
 
 class RunList(list[Run]):

@@ -32,6 +32,7 @@ from nbclient.exceptions import CellTimeoutError
 
 from flautim_lab.errors import NotebookError
 from flautim_lab.names import unknown
+from flautim_lab.records.event import RunRecord
 from flautim_lab.records.home import home
 from flautim_lab.records.store import Records
 
@@ -146,16 +147,22 @@ def execute_notebook(
     finally:
         for kernel in Kernel.started:
             kernel.end()
-    owners = {kernel.process_id for kernel in Kernel.started}
     host = socket.gethostname()
+    owners = {(host, kernel.process_id) for kernel in Kernel.started}
     made = [
         run
         for run in Records.default().runs()
-        if run.created >= started and run.pid in owners and run.host == host
+        if run.created >= started and _started_by(run) in owners
     ]
     return ExecutedNotebook(
         path=target, seconds=time.time() - started, runs=tuple(run.id for run in reversed(made))
     )
+
+
+def _started_by(run: RunRecord) -> tuple[str, int]:
+    """Return host and number of the process that started a run; one on processes names it."""
+    host, pid = run.settings.get("kernel") or (run.host, run.pid)
+    return host, pid
 
 
 def find_notebook(path: str | os.PathLike[str]) -> Path:

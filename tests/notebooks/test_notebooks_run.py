@@ -93,12 +93,23 @@ def connected_vehicles(outcome: Outcome) -> None:
     assert outcome.runs[0].clients == 12
 
 
+def survives_anything(outcome: Outcome) -> None:
+    text = outcome.text()
+    assert "weights equal, bit for bit: True; metrics neither lost nor doubled: True" in text
+    calm, struck = outcome.runs
+    assert (calm.runner, struck.runner) == ("local", "processes")
+    faults = outcome.records.faults(struck.id)
+    assert list(faults.target) == ["server", "client-1", "client-0", "server"]
+    assert faults.recovery_seconds.notna().all()
+
+
 LEARNED: dict[str, Callable[[Outcome], None]] = {
     "01_first_experiment": first_experiment,
     "02_uneven_clients": uneven_clients,
     "03_regression": regression,
     "04_magics": magics,
     "05_connected_vehicles": connected_vehicles,
+    "06_survives_anything": survives_anything,
 }
 
 
