@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import tensors
-from flautim_lab.experiment.loops import class_numbers, is_pair
+from flautim_lab.experiment.loops import NO_CONTEXT, class_numbers, is_pair
 from flautim_lab.experiment.streams import numpy_stream
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class Batches:
     Iterating twice goes on with the generator, as epochs do. ``check`` is called before every
     batch and may raise to end the training of a client at once (a run that was stopped).
     With ``classes`` whole targets come as int64, whatever whole type the dataset keeps them in;
-    true/false stays, since code of the researcher's own may use it as a mask.
+    true/false stays, since code of the researcher's own may use it as a mask. ``reading`` is
+    entered around each batch that is read by a dataset's own code.
     """
 
     def __init__(
@@ -111,8 +113,10 @@ class Batches:
         check: Callable[[], None] | None = None,
         device: torch.device | None = None,
         classes: bool = False,
+        reading: contextlib.AbstractContextManager[Any] = NO_CONTEXT,
     ) -> None:
         self._data = data
+        self._reading = reading
         self._classes = classes
         self._rows = len(data[1])
         self.batch_size = batch_size
@@ -167,7 +171,8 @@ class Batches:
         batches: Iterator[Any] = iter(loader)
         end_of_pass = object()
         while True:
-            with _reading:  # a dataset is not written to be read by several threads at once
+            # A dataset is not written to be read by several threads at once.
+            with _reading, self._reading:
                 batch: Any = next(batches, end_of_pass)
             if batch is end_of_pass:
                 return
@@ -258,6 +263,7 @@ class ClientData:
         generator: torch.Generator | None = None,
         drop_single: bool = False,
         check: Callable[[], None] | None = None,
+        reading: contextlib.AbstractContextManager[Any] = NO_CONTEXT,
     ) -> Batches:
         """Return batches of a split; shuffled by ``generator`` where one is given."""
         if split not in self._parts:
@@ -274,6 +280,7 @@ class ClientData:
             check=check,
             device=self._device,
             classes=self._experiment.task == "classification",
+            reading=reading,
         )
 
     def _part(self, split: str) -> Any:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
 
-from flautim_lab.errors import DatasetError
+from flautim_lab.errors import DatasetError, ExperimentError
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.names import count, unknown
 
-__all__ = ["DatasetInfo", "column", "describe", "tensors"]
+__all__ = ["DatasetInfo", "column", "describe", "make_dataset", "tensors"]
 
 # Where datasets keep their targets: torchvision's words, then scikit-learn's.
 TARGET_ATTRIBUTES = ("targets", "labels", "y")
@@ -52,6 +52,25 @@ class DatasetInfo:
     n_classes: int | None
     targets: NDArray[Any] | None
     name: str
+
+
+def make_dataset(kind: type, arguments: Mapping[str, Any]) -> Any:
+    """Make a dataset from its class.
+
+    Raises
+    ------
+    ExperimentError
+        If it cannot be made with these arguments.
+    """
+    try:
+        return kind(**arguments)
+    except ExperimentError:
+        raise
+    except Exception as error:
+        raise ExperimentError(
+            f"the dataset {kind.__name__} cannot be made with "
+            f"dataset_args={dict(arguments)!r}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def describe(dataset: Any) -> DatasetInfo:

@@ -18,12 +18,12 @@ from flautim_lab.errors import BundleError, ExperimentError, ModelError
 from flautim_lab.experiment import archive, loops, settings
 from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Rows, split_rows
-from flautim_lab.experiment.datasets import DatasetInfo, column, describe
+from flautim_lab.experiment.datasets import DatasetInfo, column, describe, make_dataset
 from flautim_lab.experiment.frozen import frozen_in_words
 from flautim_lab.experiment.model_check import ModelFacts, check_model
 from flautim_lab.experiment.partition import Assignment, Partition, evenly
 from flautim_lab.experiment.strategies import STRATEGIES, check_strategy, client_halves
-from flautim_lab.experiment.streams import PrivateRandom
+from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream_seed
 from flautim_lab.names import check_name, choose
 
 TASKS = ("classification", "regression")
@@ -92,6 +92,13 @@ class Experiment:
     Subclass it to write your own ``loss(self, model, batch)``, ``metrics(self, outputs, targets)``,
     ``training_loop(self, model, loader)`` or ``validation_loop(self, model, loader)``, as
     Flautim's own API has them. Prefer ``loss``: then the loop stays ours.
+
+    Random numbers that a model, a loss or a loop draws with torch come from the run's own streams,
+    keyed by ``seed``, round and client. The functions of ``random`` and ``numpy.random`` share one
+    generator in the whole process and are refused there; a generator of your own, such as
+    ``numpy.random.default_rng(seed)``, is yours to seed. A dataset may use them: one client reads
+    at a time, from a private state, and yours is put back after each batch (what the notebook
+    draws from them in that instant is not reproducible). A dataset class is made so too.
     """
 
     dataset: Any
@@ -122,6 +129,7 @@ class Experiment:
 
     # Derived when it is made; not settings.
     dataset_class: type | None = dataclasses.field(init=False, default=None)
+    dataset_draws: bool = dataclasses.field(init=False, default=False)
     info: DatasetInfo = dataclasses.field(init=False)
     client_names: tuple[str, ...] = dataclasses.field(init=False)
     splits: tuple[Rows, ...] = dataclasses.field(init=False)
@@ -293,12 +301,13 @@ class Experiment:
             choose(key, allowed, "setting")
         if self.dataset_class is None or "dataset" in changes:
             return dataclasses.replace(self, **changes)
-        if "dataset_args" in changes:
+        if "dataset_args" in changes or ("seed" in changes and self.dataset_draws):
             return dataclasses.replace(self, dataset=self.dataset_class, **changes)
         # The dataset is made already, and stays the same one; so does the class it came from.
         made = dataclasses.replace(self, dataset_args={}, **changes)
         made._set("dataset_class", self.dataset_class)
         made._set("dataset_args", self.dataset_args)
+        made._set("dataset_draws", self.dataset_draws)
         return made
 
     def __repr__(self) -> str:
@@ -380,25 +389,18 @@ class Experiment:
             choose(self.task, TASKS, "task")
 
     def _check_dataset(self) -> None:
-        dataset_class = None
-        if isinstance(self.dataset, type):
-            dataset_class = self.dataset
-            try:
-                self._set("dataset", self.dataset(**self.dataset_args))
-            except ExperimentError:
-                raise
-            except Exception as error:
+        private = PrivateGlobals(stream_seed(self.seed, "dataset"), with_torch=True)
+        with private:
+            if isinstance(self.dataset, type):
+                self._set("dataset_class", self.dataset)
+                self._set("dataset", make_dataset(self.dataset, self.dataset_args))
+            elif self.dataset_args:
                 raise ExperimentError(
-                    f"the dataset {dataset_class.__name__} cannot be made with "
-                    f"dataset_args={dict(self.dataset_args)!r}: {type(error).__name__}: {error}"
-                ) from error
-        elif self.dataset_args:
-            raise ExperimentError(
-                "dataset_args go with a dataset class, and this dataset is made already; "
-                "pass the class, or leave dataset_args out"
-            )
-        self._set("dataset_class", dataset_class)
-        info = describe(self.dataset)
+                    "dataset_args go with a dataset class, and this dataset is made already; "
+                    "pass the class, or leave dataset_args out"
+                )
+            self._set("dataset_draws", private.drawn())
+            info = describe(self.dataset)
         self._set("info", info)
         if self.task is None:
             self._set("task", info.task)

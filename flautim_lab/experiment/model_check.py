@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ from flautim_lab.errors import DatasetError, ExperimentError, FlautimError, Mode
 from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData
 from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.draws import may_draw, reads_global_random, refuse_global_random
 from flautim_lab.experiment.loops import is_pair
-from flautim_lab.experiment.streams import PrivateRandom, stream
+from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
@@ -37,12 +37,15 @@ class ModelFacts:
         How many numbers are trained.
     has_batch_norm : bool
         It cannot train on a batch of one row.
+    data_draws_globally : bool
+        The dataset's code draws from ``random`` or ``numpy.random``.
     """
 
     draws: bool
     measured: bool
     parameters: int
     has_batch_norm: bool
+    data_draws_globally: bool = False
 
 
 def check_model(experiment: Experiment) -> ModelFacts:
@@ -57,6 +60,7 @@ def check_model(experiment: Experiment) -> ModelFacts:
     model = experiment.build_model()
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name}() gave {type(model).__name__}, not an nn.Module; return a model")
+    refuse_global_random(experiment, model)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if parameters == 0:
         raise ModelError(f"{name} has no parameters to train")
@@ -69,9 +73,9 @@ def check_model(experiment: Experiment) -> ModelFacts:
     ):
         if has_batch_norm and not experiment.own_training_loop:
             _check_batches_of_one(experiment, model, name)
-        batch = _small_batch(experiment)
+        batch, globally = _small_batch(experiment)
         if experiment.own_training_loop and not experiment.own_loss and not is_pair(batch):
-            return ModelFacts(True, False, parameters, has_batch_norm)
+            return ModelFacts(True, False, parameters, has_batch_norm, globally)
         outputs = _outputs(experiment, model, batch, name)
         if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
             _check_outputs(experiment, outputs, batch[1], name)
@@ -82,52 +86,21 @@ def check_model(experiment: Experiment) -> ModelFacts:
             model.eval()  # some draw only when they do not train
             model(batch[0])
     draws = random.draws > 0 or own_loops or may_draw(experiment, model)
-    return ModelFacts(draws, measured, parameters, has_batch_norm)
+    return ModelFacts(draws, measured, parameters, has_batch_norm, globally)
 
 
-_DRAWING = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential")
-
-
-def may_draw(experiment: Experiment, model: nn.Module) -> bool:
-    """Return whether code of the researcher's names a random function.
-
-    A batch need not come across a draw that depends on the data; a name in the code that could
-    draw is enough to redirect all draws, which costs time and nothing else.
-    """
-    own: set[type] = {type(module) for module in model.modules()}
-    own |= {type(experiment), type(experiment.dataset)}
-    todo: list[Any] = [
-        value
-        for kind in own
-        if not kind.__module__.startswith(("torch.", "flautim_lab."))
-        for base in kind.__mro__
-        if not base.__module__.startswith(("torch.", "flautim_lab.", "builtins"))
-        for value in vars(base).values()
-    ]
-    seen: set[Any] = set()
-    while todo:
-        function = inspect.unwrap(todo.pop()) if callable(todo[-1]) else todo.pop()
-        code = getattr(function, "__code__", None)
-        if code is None or code in seen:
-            continue
-        seen.add(code)
-        names = set(code.co_names)
-        if any(part in name.lower() for name in names for part in _DRAWING):
-            return True
-        known = getattr(function, "__globals__", {})
-        todo += [known[name] for name in names if inspect.isfunction(known.get(name))]
-    return False
-
-
-def _small_batch(experiment: Experiment, rows: int = CHECKED_ROWS) -> Any:
+def _small_batch(experiment: Experiment, rows: int = CHECKED_ROWS) -> tuple[Any, bool]:
+    """Return a batch, and whether reading it draws from the process-wide generators."""
     largest = max(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
     data = ClientData(experiment, largest)
     if isinstance(experiment.dataset, CSVDataset) and experiment.dataset.standardize:
         data.use_scale(data.sums().scale())
-    batches = data.batches("train")
+    private = PrivateGlobals(stream_seed(experiment.seed, "check"))
+    batches = data.batches("train", reading=private)
     batches.batch_size = rows
     try:
-        return next(iter(batches))
+        batch = next(iter(batches))
+        return batch, private.moved or reads_global_random(experiment.dataset)
     except FlautimError:
         raise
     except Exception as error:
@@ -216,7 +189,7 @@ def _check_batches_of_one(experiment: Experiment, model: nn.Module, name: str) -
         return
     model.train()
     try:
-        experiment.loss(model, _small_batch(experiment, rows=1))
+        experiment.loss(model, _small_batch(experiment, rows=1)[0])
     except Exception as error:
         if "more than 1 value per channel" not in str(error):
             return  # whatever it is, the checks that follow have words for it

@@ -2,13 +2,16 @@
 
 A stream depends on (seed, purpose, round, client) alone, never on the order in which clients
 happen to be trained, on the number of threads, or on what else the kernel computes. The global
-generators of ``random``, ``numpy.random`` and ``torch`` are neither read nor moved.
+generators of ``random``, ``numpy.random`` and ``torch`` are neither read nor moved; code of a
+dataset that draws from them finds a private state there (:class:`PrivateGlobals`).
 """
 
 from __future__ import annotations
 
+import random
+import threading
 import zlib
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flautim_lab.errors import ExperimentError
 
-__all__ = ["PrivateRandom", "numpy_stream", "stream"]
+__all__ = ["PrivateGlobals", "PrivateRandom", "numpy_stream", "stream"]
 
 
 def _sequence(seed: int, purpose: str, round_number: int, client: int) -> np.random.SeedSequence:
@@ -42,6 +45,87 @@ def stream(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> t
     generator = torch.Generator()
     generator.manual_seed(stream_seed(seed, purpose, round_number, client))
     return generator
+
+
+_swapped = threading.RLock()
+
+
+class PrivateGlobals:
+    """Put a private state into the global generators, and theirs back when it is left.
+
+    For code that draws from ``random`` and ``numpy.random``, where nothing can be redirected. One
+    thread at a time may be inside; entered again, the private state goes on where it was.
+
+    Those generators belong to the whole process: what another thread draws from them meanwhile
+    comes from the private state too. It is entered for a dataset's code alone, which is read by
+    one thread at a time, and only where that code draws.
+
+    Parameters
+    ----------
+    seed : int
+        Of the private state.
+    with_torch : bool
+        Torch's global CPU generator is treated alike.
+
+    Attributes
+    ----------
+    moved : bool
+        Something was drawn inside.
+    """
+
+    def __init__(self, seed: int, *, with_torch: bool = False) -> None:
+        kind: Any = type(np.random.get_bit_generator())  # type: ignore[attr-defined]
+        self._own: list[Any] = [
+            random.Random(seed).getstate(),
+            np.random.RandomState(kind(seed)).get_state(legacy=False),
+        ]
+        if with_torch:
+            self._own.append(torch.Generator().manual_seed(seed).get_state())
+        self._theirs: list[list[Any]] = []
+        self.moved = False
+
+    def __enter__(self) -> Self:
+        _swapped.acquire()
+        self._theirs.append(self._states())
+        self._put(self._own)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            before, self._own = self._own, self._states()
+            self.moved = self.moved or _differ(before, self._own)
+            self._put(self._theirs.pop())
+        finally:
+            _swapped.release()
+
+    def drawn(self) -> bool:
+        """Return whether something was drawn since it was entered, asked from inside."""
+        return _differ(self._own, self._states())
+
+    def _states(self) -> list[Any]:
+        states: list[Any] = [random.getstate(), np.random.get_state(legacy=False)]
+        return [*states, torch.get_rng_state()] if len(self._own) == 3 else states
+
+    def _put(self, states: list[Any]) -> None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if len(states) == 3:
+            torch.set_rng_state(states[2])
+
+
+def _differ(before: list[Any], after: list[Any]) -> bool:
+    return (
+        before[0] != after[0]
+        or any(not torch.equal(*pair) for pair in zip(before[2:], after[2:], strict=True))
+        or repr(_plain(before[1])) != repr(_plain(after[1]))
+    )
+
+
+def _plain(state: Any) -> Any:
+    """Return the state of a bit generator without arrays, so that it can be compared."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state
 
 
 class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]

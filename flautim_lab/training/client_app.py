@@ -26,7 +26,7 @@ from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData, Scale, Sums
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
-from flautim_lab.experiment.streams import PrivateRandom, stream
+from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.training import weights
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
@@ -117,6 +117,7 @@ class ClientHost:
             generator=stream(experiment.seed, "batches", round_number, client),
             drop_single=experiment.facts.has_batch_norm,
             check=lambda: self._check(client),
+            reading=self._reading(client, round_number),
         )
         mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
         if mu:
@@ -151,8 +152,12 @@ class ClientHost:
         experiment, config = self.experiment, _config(message)
         data = self._scaled_data(client, config)
         model = self.model(message)
-        batches = data.batches("validation", check=lambda: self._check(client))
         round_number = int(config["server-round"])  # type: ignore[arg-type]
+        batches = data.batches(
+            "validation",
+            check=lambda: self._check(client),
+            reading=self._reading(client, round_number, "evaluation draws"),
+        )
         with self._draws(client, round_number, "evaluation draws")():
             result = as_measures(experiment.validation_loop(model, batches), "validation_loop")
         metrics = MetricRecord({**result, ROWS: data.rows("validation")})
@@ -185,6 +190,15 @@ class ClientHost:
             return lambda: loops.NO_CONTEXT
         mode = PrivateRandom(stream(self.experiment.seed, purpose, round_number, client))
         return lambda: mode
+
+    def _reading(
+        self, client: int, round_number: int, purpose: str = "draws"
+    ) -> contextlib.AbstractContextManager[Any]:
+        """Return what is entered to read rows: a dataset may draw from NumPy's global generator."""
+        if not self.experiment.facts.data_draws_globally:
+            return loops.NO_CONTEXT
+        key = (f"global {purpose}", round_number, client)
+        return PrivateGlobals(stream_seed(self.experiment.seed, *key))
 
 
 def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:

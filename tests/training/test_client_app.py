@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import nn
+from torch.utils.data import Dataset
 
 import flautim_lab as lab
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ROWS, ClientHost, add_proximal_term, as_measures
-from tests.federations import Net, experiment
+from tests.federations import Net, experiment, same, tensors
 
 
 def host(made: lab.Experiment) -> ClientHost:
@@ -154,6 +156,33 @@ def test_weights_that_are_not_finite_are_not_sent():
     last = experiment(cls=Steep, optimizer="SGD", lr=1e38, batch_size=128, clients=1)
     with pytest.raises(TrainingError, match=r"the weight 'layers.*' became NaN or infinite"):
         host(last).train(0, message(last))
+
+
+class Jittered(Dataset):
+    """Rows that NumPy's global generator moves each time they are read."""
+
+    def __init__(self):
+        self.rows = tensors(48)
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, row):
+        x, y = self.rows[row]
+        return x + float(np.random.normal()), y
+
+
+def test_a_dataset_that_draws_from_numpy_gives_a_client_the_same_rows_again():
+    made = experiment(dataset=Jittered(), clients=2)
+    np.random.seed(1)
+    first = trained(made)
+    measured = host(made).evaluate(0, message(made, "evaluate")).content.metric_records
+    np.random.seed(2)
+    state = np.random.get_state()[1].tolist()
+    assert same(first, trained(made))
+    assert host(made).evaluate(0, message(made, "evaluate")).content.metric_records == measured
+    assert np.random.get_state()[1].tolist() == state
+    assert not same(first, trained(made, **{"server-round": 2}))
 
 
 def test_a_frozen_mask_may_hold_infinity():
