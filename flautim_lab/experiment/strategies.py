@@ -53,12 +53,15 @@ class StrategyFacts:
         What the client must do ("proximal", "fixed_clipping", "adaptive_clipping"), or "".
     fewest_clients : callable
         Given the arguments, how few answers the strategy can aggregate.
+    plain_mean : bool
+        Its new weights are the mean of the answers, and nothing more.
     """
 
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     wraps: bool = False
     client_half: str = ""
     fewest_clients: Callable[[Mapping[str, Any]], int] = lambda _: 1
+    plain_mean: bool = False
 
 
 _ADAPTIVE_SERVER = {
@@ -99,8 +102,10 @@ def _bulyan_needs(arguments: Mapping[str, Any]) -> int:
 
 
 STRATEGIES: Mapping[str, StrategyFacts] = {
-    "FedAvg": StrategyFacts(),
-    "FedProx": StrategyFacts({"proximal_mu": Argument(0.0, NOT_NEGATIVE)}, client_half="proximal"),
+    "FedAvg": StrategyFacts(plain_mean=True),
+    "FedProx": StrategyFacts(
+        {"proximal_mu": Argument(0.0, NOT_NEGATIVE)}, client_half="proximal", plain_mean=True
+    ),
     "FedAdam": StrategyFacts({**_server_rate(0.1, 0.1), **_ADAPTIVE_SERVER}),
     "FedYogi": StrategyFacts({**_server_rate(0.01, 0.0316), **_ADAPTIVE_SERVER}),
     "FedAdagrad": StrategyFacts(_server_rate(0.1, 0.1)),
@@ -181,7 +186,15 @@ def check_strategy(name: str, arguments: Mapping[str, Any], clients_per_round: i
     if facts.wraps:
         inner = arguments.get("strategy", "FedAvg")
         choose(inner, [n for n, f in STRATEGIES.items() if not f.wraps], "strategy to wrap")
+        if not STRATEGIES[inner].plain_mean:
+            means = [n for n, f in STRATEGIES.items() if f.plain_mean]
+            raise ExperimentError(
+                f"{name} scales its noise for a plain mean of the clients, which {inner} does not "
+                f"take; wrap one of: {', '.join(means)}"
+            )
         check_strategy(inner, arguments.get("strategy_args", {}), clients_per_round)
+        if "clipped_count_stddev" in facts.arguments:
+            _check_noise_of_the_count(name, arguments, clients_per_round)
 
 
 def client_halves(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -192,6 +205,24 @@ def client_halves(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         return own
     inner = arguments.get("strategy", "FedAvg")
     return own + client_halves(inner, arguments.get("strategy_args", {}))
+
+
+def _check_noise_of_the_count(name: str, arguments: Mapping[str, Any], clients: int) -> None:
+    """Refuse what leaves no noise for the weights: part of it goes to the count of the clipped.
+
+    Source: Andrew et al., Differentially Private Learning with Adaptive Clipping,
+    arXiv:1905.03871, theorem 1; Flower refuses it too, but only when a run starts.
+    """
+    noise, stddev = arguments["noise_multiplier"], arguments.get("clipped_count_stddev")
+    deviation = clients / 20 if stddev is None else stddev
+    if noise <= 0 or noise < 2 * deviation:
+        return
+    default = f", which is {clients} clients / 20 by default" if stddev is None else ""
+    raise ExperimentError(
+        f"noise_multiplier={noise:g} of {name} must be below twice clipped_count_stddev "
+        f"({deviation:g}{default}); give a clipped_count_stddev above {noise / 2:g}, "
+        "or use less noise or more clients"
+    )
 
 
 def _check_argument(strategy: str, key: str, value: Any, argument: Argument) -> None:

@@ -2,6 +2,9 @@
 
 Strategies see parameters only. Buffers (such as BatchNorm's running statistics) are averaged by
 rows and never optimized: FedAdam as it is would drive a running variance below zero.
+
+A parameter without dimensions travels in the shape (1,): NumPy's arithmetic makes a plain number
+of an array without dimensions, and Flower's clipping, which works in place, would then miss it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ def parameter_names(model: nn.Module) -> list[str]:
 
 
 def to_record(model: nn.Module) -> ArrayRecord:
-    """Return the model's parameters as an ``ArrayRecord``."""
+    """Return the model's parameters as an ``ArrayRecord``, each with at least one dimension."""
     return ArrayRecord({n: Array(_to_numpy(p.detach())) for n, p in model.named_parameters()})
 
 
@@ -31,7 +34,7 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:  # numpy has none; float32 holds every value of it
         tensor = tensor.float()
-    return tensor.numpy()
+    return np.atleast_1d(tensor.numpy())
 
 
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
@@ -72,12 +75,13 @@ def load(model: nn.Module, parameters: Mapping[str, Tensor], buffers: bytes) -> 
         raise TrainingError("the weights are of another model: their names differ")
     with torch.no_grad():
         for name, value in parameters.items():
-            if value.shape != own[name].shape:
+            shape = own[name].shape
+            if value.shape != (shape or (1,)):
                 raise TrainingError(
                     f"the weight {name!r} has shape {tuple(value.shape)} and the model "
-                    f"{tuple(own[name].shape)}"
+                    f"{tuple(shape)}"
                 )
-            own[name].copy_(value)
+            own[name].copy_(value.reshape(shape))
         if buffers:
             state = model.state_dict()
             for name, tensor in buffers_from_bytes(buffers).items():

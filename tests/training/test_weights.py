@@ -43,6 +43,23 @@ def test_bfloat16_travels_as_float32_and_comes_back_exactly():
     assert torch.equal(model.weight, other.weight)
 
 
+def test_a_parameter_without_dimensions_travels_with_one():
+    class Scale(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(value))
+
+    record = weights.to_record(Scale(3.5))
+    assert tuple(record["scale"].shape) == (1,)
+    other = Scale(0.0)
+    weights.load(other, weights.decode(record), b"")
+    assert other.scale.shape == ()
+    assert other.scale.item() == 3.5
+    assert weights.state_dict(other, record, b"")["scale"].shape == ()
+    with pytest.raises(TrainingError, match=r"has shape \(2,\) and the model \(\)"):
+        weights.load(other, {"scale": torch.zeros(2)}, b"")
+
+
 def test_what_a_strategy_returns_gets_the_models_types_and_order():
     template = ArrayRecord({"a": Array(np.zeros(2, np.float32)), "b": Array(np.zeros(1))})
     new = ArrayRecord({"b": Array(np.ones(1)), "a": Array(np.full(2, 1 / 3))})
