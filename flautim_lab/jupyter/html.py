@@ -12,11 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from flautim_lab.jupyter.resources_html import TITLE, resources_table
+from flautim_lab.jupyter.style import CELL, FAINT, INK, NUMBERS, number
 from flautim_lab.names import count, duration
 from flautim_lab.records.event import RunStatus
+from flautim_lab.records.faults import Fault
 from flautim_lab.runners.progress import ClientProgress, Progress
 
 MAX_CLIENTS_SHOWN = 50
+MAX_FAULTS_SHOWN = 3
 
 STATUS_COLORS = {
     RunStatus.WAITING: "#59636e",
@@ -27,11 +31,7 @@ STATUS_COLORS = {
     RunStatus.INTERRUPTED: "#8250df",
 }
 
-INK = "#1f2328"
 BEST, WORST = (255, 247, 236), (253, 163, 91)
-FAINT = "opacity:0.72"
-NUMBERS = "font-variant-numeric:tabular-nums"
-CELL = "padding:2px 12px 2px 8px"
 
 
 def train_loss(progress: Progress) -> float | None:
@@ -45,11 +45,6 @@ def train_loss(progress: Progress) -> float | None:
     if not known:
         return None
     return sum(loss * rows for loss, rows in known) / sum(rows for _, rows in known)
-
-
-def number(value: float) -> str:
-    """Return a measured value with four digits, however large it is."""
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
 
 
 def text_line(progress: Progress) -> str:
@@ -72,11 +67,11 @@ def text_line(progress: Progress) -> str:
     failing = sum(bool(client.error) for client in progress.clients)
     if failing:
         line += f", {count(failing, 'client')} failing"
-    return f"{line}; {progress.message}" if progress.message else line
+    return "; ".join([line, *filter(None, [progress.message, progress.waiting]), *progress.alarms])
 
 
 def header(name: str, run_id: str, progress: Progress, *, stopping: bool = False) -> str:
-    """Return name, status, progress bar, rounds, duration, time left and message."""
+    """Return name, status, progress bar, rounds, time left, message, waiting and faults."""
     status = progress.status
     word = "stopping..." if stopping and not status.ended else str(status)
     color = STATUS_COLORS[RunStatus.STOPPED if word == "stopping..." else status]
@@ -91,6 +86,10 @@ def header(name: str, run_id: str, progress: Progress, *, stopping: bool = False
     message = ""
     if progress.message:
         message = f'<div style="margin-top:4px">{escape(progress.message)}</div>'
+    if progress.waiting:
+        message += f'<div style="margin-top:4px">{escape(progress.waiting)}</div>'
+    if progress.faults:
+        message += f'<div style="margin-top:4px;{FAINT}">{escape(_struck(progress.faults))}</div>'
     return (
         f'<div style="font-size:14px;line-height:1.5;{NUMBERS}">'
         f'<div><strong style="font-size:15px">{escape(name)}</strong> '
@@ -104,8 +103,15 @@ def header(name: str, run_id: str, progress: Progress, *, stopping: bool = False
     )
 
 
+def _struck(faults: Sequence[Fault]) -> str:
+    """Return the last faults in words, and how many came before them."""
+    last = [f"{fault.words()} (round {fault.round})" for fault in faults[-MAX_FAULTS_SHOWN:]]
+    more = len(faults) - len(last)
+    return "; ".join([*([f"{count(more, 'earlier fault')}"] if more else []), *last])
+
+
 def problem(text: str) -> str:
-    """Return a line that says what is wrong with the view itself, or nothing."""
+    """Return a line that stands out: what is wrong, with the view or with a client, or nothing."""
     if not text:
         return ""
     return (
@@ -205,7 +211,7 @@ def page(
         The picture of its curves, ``width`` CSS pixels wide.
     width : int
     """
-    parts = [header(name, run_id, progress)]
+    parts = [header(name, run_id, progress), *map(problem, progress.alarms)]
     if png is not None:
         parts.append(
             f'<img width="{width}" style="max-width:100%;margin-top:8px;background-color:#ffffff" '
@@ -220,6 +226,9 @@ def page(
             f"<summary>{clients_title(progress.clients)}</summary>"
             f"{clients_table(progress.clients)}</details>"
         )
+    if progress.processes:
+        table = resources_table(progress.processes)
+        parts.append(f"<details><summary>{TITLE}</summary>{table}</details>")
     return f"<div>{''.join(parts)}</div>"
 
 

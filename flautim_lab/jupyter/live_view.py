@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from flautim_lab.jupyter import html
+from flautim_lab.jupyter.resources_html import TITLE, resources_table
 from flautim_lab.jupyter.static_page import (
     Artist,
     MimeBundle,
@@ -29,6 +30,7 @@ from flautim_lab.jupyter.static_page import (
     this_cell,
 )
 from flautim_lab.runners.progress import ClientProgress, Progress
+from flautim_lab.runners.usage import ProcessUsage
 
 if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
@@ -82,6 +84,7 @@ class LiveView:
         self._displays: list[str] = []
         self._cells: set[str] = set()
         self._shown_clients: tuple[ClientProgress, ...] | None = None
+        self._shown_processes: tuple[ProcessUsage, ...] = ()
         self._drawn: tuple[int, tuple[ClientProgress, ...]] | None = None
         self._spent = 0.0
         self._born = time.monotonic()
@@ -103,12 +106,17 @@ class LiveView:
         )
         self.clients = widgets.HTML()
         self.clients_box = widgets.Accordion([self.clients], selected_index=None)
+        self.usage = widgets.HTML()
+        self.usage_box = widgets.Accordion(
+            [self.usage], selected_index=None, titles=(TITLE,), layout={"display": "none"}
+        )
         top = widgets.HBox(
             [self.header, self.stop_button],
             layout=widgets.Layout(justify_content="space-between", align_items="flex-start"),
         )
         self.header.layout.flex = "1 1 auto"
-        self.box = widgets.VBox([top, self.problem, self.picture, self.clients_box])
+        parts = [top, self.problem, self.picture, self.clients_box, self.usage_box]
+        self.box = widgets.VBox(parts)
         self._thread = threading.Thread(target=self._follow, name=f"view of {run.id}", daemon=True)
         self._look()
         self._thread.start()
@@ -186,7 +194,7 @@ class LiveView:
                 self._artist.draw_live(progress.rounds)
                 self._set_picture()
                 self._drawn = state
-            self.problem.value = ""
+            self.problem.value = _alarms(progress)
 
     def _may_draw(self) -> bool:
         """Return whether a picture may be drawn now: in the view's own thread, within its share."""
@@ -201,6 +209,10 @@ class LiveView:
             self._shown_clients = progress.clients
             self.clients.value = html.clients_table(progress.clients)
             self.clients_box.titles = (html.clients_title(progress.clients),)
+        if progress.processes != self._shown_processes:
+            self._shown_processes = progress.processes
+            self.usage.value = resources_table(progress.processes)
+            self.usage_box.layout.display = ""
 
     def _set_picture(self) -> None:
         picture = self._artist.picture
@@ -217,7 +229,7 @@ class LiveView:
             self._set_words(progress)
             self.stop_button.disabled = True
             self.stop_button.description = "Stop"
-            self.problem.value = ""
+            self.problem.value = _alarms(progress)
         else:
             page = self._page
         for display_id in self._displays:
@@ -256,6 +268,10 @@ def _answer_while_busy(button: widgets.Button) -> None:
     """
     if button.comm is not None:
         button.comm._reply_subshell_for = lambda data, asked_for: asked_for
+
+
+def _alarms(progress: Progress) -> str:
+    return "".join(map(html.problem, progress.alarms))
 
 
 def _words(error: Exception) -> str:

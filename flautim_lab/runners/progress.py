@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flautim_lab.names import count, duration
 from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus
+from flautim_lab.records.faults import Fault, faults_of
+from flautim_lab.runners.usage import ProcessUsage, UsageFollower
 
 if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
+
+FOLLOWED = ("metric", "failure", "round", "status", "wait", "fault", "recovery", "resource")
+"""The kinds of events that tell how far a run is."""
+ALARMING = 3
+"""So many rounds running must a client have failed to be an alarm."""
+LONG_SECONDS = 120.0
+"""A wait is told in seconds up to here, and then in hours, minutes and seconds."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,14 @@ class Progress:
     seconds_left : float or None
         An estimate from the rounds so far; None before the first one and when it has ended.
     clients : tuple of ClientProgress
+    waiting : str
+        Whom or what it is waiting for, and for how long, in a sentence; "" when it is not.
+    alarms : tuple of str
+        The clients that have failed round after round, each in a sentence with its error.
+    faults : tuple of Fault
+        What was done to the run on purpose.
+    processes : tuple of ProcessUsage
+        What each process used in the last rounds.
     """
 
     status: RunStatus
@@ -67,6 +85,10 @@ class Progress:
     seconds: float
     seconds_left: float | None
     clients: tuple[ClientProgress, ...]
+    waiting: str = ""
+    alarms: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    processes: tuple[ProcessUsage, ...] = ()
 
 
 @dataclass
@@ -90,6 +112,9 @@ class Follower:
 
     seen: int = 0
     _clients: dict[int, _Client] = field(default_factory=dict)
+    _waiting: Event | None = None
+    _struck: list[Event] = field(default_factory=list)
+    _usage: UsageFollower = field(default_factory=UsageFollower)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, events: Iterable[Event]) -> None:
@@ -99,6 +124,14 @@ class Follower:
                 if event.seq <= self.seen:
                     continue
                 self.seen = event.seq
+                if event.kind in {"wait", "round", "status"}:
+                    # A round that ended, or a server that began anew, waits no more.
+                    self._waiting = event if event.kind == "wait" and event.text else None
+                elif event.kind in {"fault", "recovery"}:
+                    self._struck.append(event)
+                elif event.kind == "resource":
+                    self._usage.read(event)
+                    continue
                 if event.client == ALL_CLIENTS:
                     continue
                 client = self._clients.setdefault(event.client, _Client())
@@ -109,6 +142,25 @@ class Follower:
                 elif event.kind == "metric" and event.split == "train" and event.name == "loss":
                     client.loss, client.round = event.value, event.round
                     client.error, client.failures, client.failed_round = "", 0, 0
+
+    def waiting(self, now: float) -> str:
+        """Return what is waited for, and for how long at the time ``now``."""
+        with self._lock:
+            if self._waiting is None:
+                return ""
+            seconds = max(0.0, now - self._waiting.time)
+            shown = f"{seconds:.0f} s" if seconds < LONG_SECONDS else duration(seconds)
+            return f"{self._waiting.text} (for {shown})"
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what was done to the run on purpose."""
+        with self._lock:
+            return tuple(faults_of(self._struck))
+
+    def processes(self) -> tuple[ProcessUsage, ...]:
+        """Return what each process used in the last rounds."""
+        with self._lock:
+            return self._usage.processes()
 
     def clients(self, names: list[str], rows: list[int]) -> tuple[ClientProgress, ...]:
         """Return what is known of each client, by number."""
@@ -128,6 +180,19 @@ class Follower:
                     )
                 )
             return tuple(result)
+
+
+def alarms(clients: Iterable[ClientProgress]) -> tuple[str, ...]:
+    """Return a sentence for each client that has failed three rounds running or more."""
+    found = []
+    for client in clients:
+        if client.failures >= ALARMING:
+            named = f"client {client.number}"
+            if client.name != named:
+                named += f" ({client.name})"
+            rounds = count(client.failures, "round")
+            found.append(f"{named} has failed in {rounds} running: {client.error}")
+    return tuple(found)
 
 
 def seconds_left(status: RunStatus, seconds: float, round_number: int, rounds: int) -> float | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 import sys
 import threading
 import time
@@ -23,14 +21,17 @@ from flautim_lab.experiment.client_data import Scale, scaled
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
-from flautim_lab.records.artifacts import load_model, metrics_csv
+from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
 from flautim_lab.records.store import Records
+from flautim_lab.runners.downloads import DOWNLOADS, write_part
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.progress import (
+    FOLLOWED,
     Follower,
     Observer,
     Progress,
+    alarms,
     observer_factories,
     seconds_left,
 )
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
     from flautim_lab.runners.chaos import Chaos
 
-DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
+__all__ = ["DOWNLOADS", "Execution", "Run"]
+
 LOOK_SECONDS = 0.4  # how often wait() looks: a notebook shows at most two pictures a second
 
 
@@ -214,14 +216,13 @@ class Run:
         """Return how far the run is."""
         with self._read_lock:
             self._follower.read(
-                self._records.events(
-                    self._id, after=self._follower.seen, kinds=("metric", "failure")
-                )
+                self._records.events(self._id, after=self._follower.seen, kinds=FOLLOWED)
             )
         record = self.record
         names = record.settings.get("client_names") or [
             f"client {number}" for number in range(record.clients)
         ]
+        clients = self._follower.clients(names, record.settings.get("client_rows") or [])
         return Progress(
             status=record.status,
             message=record.message,
@@ -229,7 +230,11 @@ class Run:
             rounds=record.rounds,
             seconds=record.seconds,
             seconds_left=seconds_left(record.status, record.seconds, record.round, record.rounds),
-            clients=self._follower.clients(names, record.settings.get("client_rows") or []),
+            clients=clients,
+            waiting="" if record.status.ended else self._follower.waiting(time.time()),
+            alarms=alarms(clients),
+            faults=self._follower.faults(),
+            processes=self._follower.processes(),
         )
 
     # --- verbs --------------------------------------------------------------------------------
@@ -474,37 +479,7 @@ class Run:
         RecordsError
             If the file exists or cannot be written, or the run has no such part.
         """
-        choose(what, DOWNLOADS, "download")
-        suffix = {
-            "model": "model.safetensors",
-            "metrics": "metrics.csv",
-            "log": "run.log",
-            "plot": "loss.png",
-            "experiment": "experiment.json",
-        }[what]
-        target = Path.cwd() if to is None else Path(to)
-        if target.is_dir() or str(to).endswith(("/", os.sep)):
-            target = target / f"{self._id}-{suffix}"
-        if target.exists():
-            raise RecordsError(f"{target} exists; choose another name, or remove it first")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if what == "metrics":
-                shutil.copyfile(metrics_csv(self.folder, self.metrics), target)
-            elif what == "log":
-                target.write_text(self.logs() + "\n", encoding="utf-8")
-            elif what == "plot":
-                from flautim_lab.plots import to_png
-
-                target.write_bytes(to_png(self.plot()))
-            else:
-                source = self.folder / ("experiment/" if what == "experiment" else "") / suffix
-                if not source.exists():
-                    raise RecordsError(f"run {self._id} ({self.status}) has no {what}")
-                shutil.copyfile(source, target)
-        except OSError as error:
-            raise RecordsError(f"cannot write {target}: {error.strerror or error}") from error
-        return target
+        return write_part(self, what, to)
 
     def __repr__(self) -> str:
         record = self.record

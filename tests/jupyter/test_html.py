@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from flautim_lab.jupyter import html
 from flautim_lab.records.event import RunStatus
+from flautim_lab.records.faults import Fault
 from flautim_lab.runners.progress import ClientProgress, Progress
+from flautim_lab.runners.usage import ProcessUsage
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -48,6 +51,32 @@ def test_text_line():
     assert html.text_line(progress(RunStatus.FINISHED, done=20, left=None)) == (
         "finished: round 20/20, 00:00:03"
     )
+
+
+def test_waits_and_alarms_are_said_in_the_line_and_on_the_page():
+    fault = Fault(0.0, 2, "server", "killed", 1.24)
+    seen = replace(
+        progress(),
+        waiting="waiting for <client> 3 (for 12 s)",
+        alarms=("client 2 has failed in 3 rounds running: no <sensor>",),
+        faults=(fault,),
+        processes=(ProcessUsage("server", 0.5, 1e8, 0.0, 0.0, (("training", 1.0),)),),
+    )
+    assert html.text_line(seen) == (
+        "round 3/20, 00:00:03, about 00:00:12 left; waiting for <client> 3 (for 12 s); "
+        "client 2 has failed in 3 rounds running: no <sensor>"
+    )
+    head = html.header("iris", "r1", seen)
+    assert ">waiting for &lt;client&gt; 3 (for 12 s)</div>" in head
+    assert ">server killed, back after 1.2 s (round 2)</div>" in head
+    page = html.page("iris", "r1", seen, final={}, png=None, width=0)
+    assert ">client 2 has failed in 3 rounds running: no &lt;sensor&gt;</div>" in page
+    assert "<details><summary>Where the time goes</summary><table" in page
+    many = html.header("iris", "r1", replace(seen, faults=(fault,) * 5))
+    assert many.count("server killed") == 3
+    assert ">2 earlier faults; server killed" in many
+    quiet = html.page("iris", "r1", progress(), final={}, png=None, width=0)
+    assert "Where the time goes" not in quiet
 
 
 def test_train_loss_is_of_the_latest_round_and_weighted_by_rows():

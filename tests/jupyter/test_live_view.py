@@ -219,6 +219,34 @@ def test_pictures_are_drawn_within_their_share_and_always_at_the_end(notebook, s
     assert set(notebook.shown[0]) == STATIC
 
 
+def test_waits_alarms_and_where_the_time_goes(notebook, steps, monkeypatch):
+    monkeypatch.setattr("flautim_lab.training.client_grid.WAIT_SECONDS", 0.3)
+    run = steps.start(OneFails, rounds=6, clients=3, partition=lab.by_label(alpha=0.5))
+    rows = [len(split.train) for split in run.experiment.splits]
+    failing = rows.index(min(rows))
+    view = show(notebook, run)
+    until(lambda: "waiting for client 0 and 2 others; 0 of 3 have answered" in view.header.value)
+    assert view.usage_box.layout.display == "none"
+    steps.rounds(run, 2)
+    until(lambda: "2/6" in view.header.value)
+    assert view.problem.value == ""
+    until(lambda: "<table" in view.usage.value)
+    assert (view.usage_box.layout.display, view.usage_box.titles) == ("", ("Where the time goes",))
+    assert "kernel</td>" in view.usage.value
+    steps.rounds(run, 1)
+    sentence = f"client {failing} has failed in 3 rounds running: ValueError: no luck"
+    until(lambda: sentence in view.problem.value)
+    steps.finish(run)
+    wait_for_pages(notebook, view)
+    (shown,) = notebook.shown
+    sentence = f"client {failing} has failed in 6 rounds running: ValueError: no luck"
+    assert sentence in shown["text/html"]
+    assert sentence in shown["text/plain"]
+    assert sentence in view.problem.value
+    assert "<summary>Where the time goes</summary>" in shown["text/html"]
+    assert "waiting for client" not in shown["text/html"]
+
+
 def test_nothing_is_printed(notebook, steps, capfd):
     run = steps.start(rounds=2)
     view = show(notebook, run)
@@ -242,6 +270,16 @@ class Failing(Stepwise):
     def training_loop(self, model, loader):
         super().training_loop(model, loader)
         raise ValueError("no <b>luck</b>")
+
+
+class OneFails(Stepwise):
+    """The client with the fewest rows fails."""
+
+    def training_loop(self, model, loader):
+        loss = super().training_loop(model, loader)
+        if sum(len(batch[0]) for batch in loader) == min(len(s.train) for s in self.splits):
+            raise ValueError("no luck")
+        return loss
 
 
 def test_failures_are_shown_first_and_the_reason_of_the_end(notebook, steps):
