@@ -109,13 +109,14 @@ def rename(name: str) -> str:
 
 
 def rows_of(batch: Any) -> int:
-    """Return how many rows a batch holds (of its first tensor)."""
+    """Return how many rows a batch holds: those of its first part, a tensor or a list of texts."""
     if isinstance(batch, Tensor):
         return int(batch.shape[0])
     if isinstance(batch, Mapping):
         return rows_of(next(iter(batch.values())))
-    if isinstance(batch, (tuple, list)):
-        return rows_of(batch[0])
+    if isinstance(batch, (tuple, list)) and batch:
+        parts = isinstance(batch[0], (Tensor, Mapping, tuple, list))
+        return rows_of(batch[0]) if parts else len(batch)
     return 1
 
 
@@ -164,8 +165,10 @@ def train(
             optimizer.zero_grad()
             with draw():
                 loss = experiment.loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            # Outside the context they are faster; few draw in their gradients.
+            with draw() if experiment.facts.draws_in_backward else NO_CONTEXT:
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
             count = rows_of(batch)
             value = loss.item()
             if not math.isfinite(value):

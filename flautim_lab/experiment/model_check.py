@@ -15,6 +15,8 @@ from flautim_lab.experiment.client_data import ClientData
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.draws import may_draw, reads_global_random, refuse_global_random
 from flautim_lab.experiment.loops import is_pair
+from flautim_lab.experiment.model_state import check_own_weights, check_state
+from flautim_lab.experiment.strategies import client_halves
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class ModelFacts:
         It cannot train on a batch of one row.
     data_draws_globally : bool
         The dataset's code draws from ``random`` or ``numpy.random``.
+    draws_in_backward : bool
+        Gradients or the optimizer's step draw random numbers (noise in a hook).
     """
 
     draws: bool
@@ -46,6 +50,7 @@ class ModelFacts:
     parameters: int
     has_batch_norm: bool
     data_draws_globally: bool = False
+    draws_in_backward: bool = False
 
 
 def check_model(experiment: Experiment) -> ModelFacts:
@@ -61,9 +66,11 @@ def check_model(experiment: Experiment) -> ModelFacts:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name}() gave {type(model).__name__}, not an nn.Module; return a model")
     refuse_global_random(experiment, model)
+    check_state(model, name)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if parameters == 0:
         raise ModelError(f"{name} has no parameters to train")
+    check_own_weights(experiment, model)
     has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     own_loops = experiment.own_training_loop or experiment.own_validation_loop
     with (
@@ -79,14 +86,28 @@ def check_model(experiment: Experiment) -> ModelFacts:
         outputs = _outputs(experiment, model, batch, name)
         if outputs is not None and not experiment.own_loss and not experiment.own_training_loop:
             _check_outputs(experiment, outputs, batch[1], name)
-        if not experiment.own_training_loop:
-            _check_loss(experiment, model, batch)
+        own_loop = experiment.own_training_loop
+        loss = outputs if own_loop else _check_loss(experiment, model, batch)
+        draws = random.draws
+        if loss is not None and loss.requires_grad:
+            _check_gradients(experiment, model, loss.sum(), random, name)
+        draws_in_backward = random.draws > draws
         measured = outputs is not None and _check_metrics(experiment, outputs, batch[1])
         if is_pair(batch) and outputs is not None:
             model.eval()  # some draw only when they do not train
             model(batch[0])
-    draws = random.draws > 0 or own_loops or may_draw(experiment, model)
-    return ModelFacts(draws, measured, parameters, has_batch_norm, globally)
+        draws = random.draws
+        if not own_loop:
+            _check_step(experiment, model, name)
+        draws_in_backward = draws_in_backward or random.draws > draws
+    return ModelFacts(
+        draws=random.draws > 0 or own_loops or may_draw(experiment, model),
+        measured=measured,
+        parameters=parameters,
+        has_batch_norm=has_batch_norm,
+        data_draws_globally=globally,
+        draws_in_backward=draws_in_backward,
+    )
 
 
 def _small_batch(experiment: Experiment, rows: int = CHECKED_ROWS) -> tuple[Any, bool]:
@@ -127,9 +148,16 @@ def _outputs(experiment: Experiment, model: nn.Module, batch: Any, name: str) ->
     except Exception as error:
         if experiment.own_loss:
             return None
+        inputs = batch[0]
+        if not isinstance(inputs, Tensor):
+            texts = isinstance(inputs, (tuple, list)) and isinstance(inputs[0], str)
+            what = "texts" if texts else "inputs"
+            raise ModelError(
+                f"{name} fails on a batch of {loops.rows_of(batch)} {what}: {_first_line(error)}"
+            ) from error
         raise ModelError(
-            f"{name} fails on a batch of shape {tuple(batch[0].shape)}: {_first_line(error)}; "
-            f"one row of the dataset has shape {tuple(batch[0].shape[1:])}"
+            f"{name} fails on a batch of shape {tuple(inputs.shape)}: {_first_line(error)}; "
+            f"one row of the dataset has shape {tuple(inputs.shape[1:])}"
         ) from error
     return outputs if isinstance(outputs, Tensor) else None
 
@@ -163,7 +191,7 @@ def _check_outputs(experiment: Experiment, outputs: Tensor, targets: Tensor, nam
         )
 
 
-def _check_loss(experiment: Experiment, model: nn.Module, batch: Any) -> None:
+def _check_loss(experiment: Experiment, model: nn.Module, batch: Any) -> Tensor:
     try:
         loss = experiment.loss(model, batch)
     except FlautimError:
@@ -180,6 +208,64 @@ def _check_loss(experiment: Experiment, model: nn.Module, batch: Any) -> None:
             "the loss does not depend on the model's parameters; "
             "compute it from model(...) without detach() or .item()"
         )
+    return loss
+
+
+def _check_gradients(
+    experiment: Experiment, model: nn.Module, loss: Tensor, random: PrivateRandom, name: str
+) -> None:
+    """Refuse gradients that cannot be repeated, or that FedProx cannot add its term to."""
+    recorded = random.recorded
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except FlautimError:
+        raise
+    except Exception as error:
+        if experiment.own_training_loop:
+            return  # which need not want the gradients of these outputs
+        raise ModelError(
+            f"the gradients of {name} fail on a first batch: {type(error).__name__}: "
+            f"{_first_line(error)}"
+        ) from error
+    # With gradients recorded, something is computed forward once more. It would draw other numbers
+    # than the first time: torch's checkpoint brings back the state of the global generator alone.
+    if random.recorded > recorded:
+        raise ModelError(
+            f"{name} draws random numbers (dropout) in a part that activation checkpointing "
+            "computes again for its gradients, which would then be of other numbers; leave "
+            "torch.utils.checkpoint out, or take the dropout out of that part"
+        )
+    proximal = isinstance(experiment.strategy, str) and "proximal" in client_halves(
+        experiment.strategy, experiment.strategy_args
+    )
+    sparse = _sparse_gradient(model)
+    if proximal and sparse and not experiment.centralized:
+        raise ModelError(
+            f"the gradient of {sparse!r} in {name} is sparse, and FedProx adds a dense term to "
+            "it; leave sparse=True out, or use strategy='FedAvg'"
+        )
+
+
+def _sparse_gradient(model: nn.Module) -> str | None:
+    named = model.named_parameters()
+    return next((name for name, p in named if p.grad is not None and p.grad.is_sparse), None)
+
+
+def _check_step(experiment: Experiment, model: nn.Module, name: str) -> None:
+    """Take one step with the experiment's optimizer: some refuse sparse gradients."""
+    kind = experiment.optimizer
+    try:
+        optimizer = experiment.make_optimizer(model)
+        kind = type(optimizer).__name__
+        optimizer.step()
+    except FlautimError:
+        raise
+    except Exception as error:
+        sparse = _sparse_gradient(model)
+        hint = ""
+        if sparse is not None:
+            hint = f"; the gradient of {sparse!r} is sparse: leave sparse=True out, or use 'SGD'"
+        raise ModelError(f"{kind} cannot train {name}: {_first_line(error)}{hint}") from error
 
 
 def _check_batches_of_one(experiment: Experiment, model: nn.Module, name: str) -> None:

@@ -148,6 +148,8 @@ class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ----------
     draws : int
         How many random operators were redirected.
+    recorded : int
+        How many of them while gradients were being recorded.
 
     Raises
     ------
@@ -159,6 +161,7 @@ class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.generator = generator
         self.draws = 0
+        self.recorded = 0
         self._of_device: dict[torch.device, torch.Generator] = {
             torch.device("cpu"): generator,
         }
@@ -183,6 +186,7 @@ class PrivateRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _drops_nothing(func, args, kwargs):
             return func(*args, **kwargs)
         self.draws += 1
+        self.recorded += int(torch.is_grad_enabled())
         device = _device_of(args, kwargs)
         generator = self._generator_for(device)
         with_generator = _with_generator(func)

@@ -26,6 +26,7 @@ from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData, Scale, Sums
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.training import weights
 
@@ -73,6 +74,7 @@ class ClientHost:
         self._data: dict[int, ClientData] = {}
         self._optimizer_state: dict[int, Any] = {}
         self._model = experiment.build_model()
+        self._copied = can_be_copied(self._model)
         self._last: tuple[ArrayRecord | None, dict[str, Tensor]] = (None, {})
 
     def data(self, client: int) -> ClientData:
@@ -89,14 +91,17 @@ class ClientHost:
         A fresh copy each time: what a module keeps beside its weights (a hidden state, a counter)
         must not pass from one client to the next.
         """
-        try:
-            model = copy.deepcopy(self._model)
-        except Exception:  # noqa: BLE001 - weight_norm and scripted modules refuse to be copied
-            model = self.experiment.build_model()
+        model = self._copy() if self._copied else self.experiment.build_model()
         config = _config(message)
         buffers: Any = config.get("buffers", b"")
         weights.load(model, self._decoded(_arrays(message)), buffers)
         return model.to(self.device)
+
+    def _copy(self) -> nn.Module:
+        try:
+            return copy.deepcopy(self._model)
+        except Exception:  # noqa: BLE001 - weight_norm and scripted modules refuse to be copied
+            return self.experiment.build_model()
 
     def _decoded(self, record: ArrayRecord) -> dict[str, Tensor]:
         """Decode the weights of a round once: all its messages carry the same record."""
@@ -249,6 +254,11 @@ def add_proximal_term(experiment: Experiment, model: nn.Module, mu: float) -> No
             start = parameter.detach().clone()
 
             def hook(gradient: Tensor, now: Tensor = parameter, start: Tensor = start) -> Tensor:
+                if gradient.is_sparse:
+                    raise TrainingError(
+                        "FedProx adds a dense term to a gradient that is sparse; leave "
+                        "sparse=True out of the model, or use FedAvg"
+                    )
                 return gradient + mu * (now.detach() - start)
 
             parameter.register_hook(hook)  # type: ignore[no-untyped-call]

@@ -112,3 +112,20 @@ def test_a_named_tuple_stays_one():
     batch = next(iter(ClientData(experiment(Linear, Named(tensors())), 0).batches("train")))
     assert type(batch) is Pair
     assert batch.label.dtype is torch.int64
+
+
+def test_the_rows_of_a_batch():
+    x = torch.zeros(5, 2)
+    for batch in [
+        x,
+        (x, torch.zeros(5)),
+        [x],
+        {"x": x},
+        ({"ids": x}, torch.zeros(5)),
+        (["a rose"] * 5, torch.zeros(5)),
+        (("a rose",) * 5, torch.zeros(5)),
+        ["a rose"] * 5,
+        {"text": ["a rose"] * 5},
+        ((["a rose"] * 5, ["a thorn"] * 5), torch.zeros(5)),
+    ]:
+        assert loops.rows_of(batch) == 5

@@ -233,3 +233,53 @@ def test_a_metric_may_not_stand_for_the_loss():
     assert str(caught.value) == f"{sentence}; choose another name"
     with pytest.raises(TrainingError, match=r"^training_loop returned '1', which stands for"):
         as_measures({"loss": 1.0, 1: 2.0, "1": 3.0}, "training_loop")
+
+
+def test_a_hook_that_closes_over_the_model_trains_that_model():
+    """Copied, the hook would go on with the original's gain: never trained, shared by all."""
+
+    class Gated(Net):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(3))
+            self.layers.register_forward_hook(lambda module, x, outputs: outputs * self.gain)
+
+    made = experiment(Gated)
+    assert not torch.equal(trained(made)["gain"], torch.ones(3))
+
+
+def test_the_hook_of_a_weight_is_kept():
+    class Half(Net):
+        def __init__(self):
+            super().__init__()
+            self.layers[0].weight.register_hook(torch.zeros_like)
+
+    made = experiment(Half, optimizer="SGD")
+    before, after = dict(made.build_model().named_parameters()), trained(made)
+    assert torch.equal(before["layers.0.weight"], after["layers.0.weight"])
+    assert not torch.equal(before["layers.2.weight"], after["layers.2.weight"])
+
+
+def test_noise_on_gradients_is_the_clients_own():
+    class Noisy(Net):
+        def __init__(self):
+            super().__init__()
+            self.layers[0].weight.register_hook(lambda g: g + torch.randn_like(g))
+
+    made = experiment(Noisy)
+    assert made.facts.draws_in_backward
+    before = torch.get_rng_state()
+    first = trained(made)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert same(first, trained(made))
+    plain = experiment()
+    assert not plain.facts.draws_in_backward
+    assert not same(first, trained(plain))
+
+
+def test_the_proximal_term_has_no_place_in_a_sparse_gradient():
+    words = nn.Embedding(5, 2, sparse=True)
+    add_proximal_term(experiment(), words, 0.1)
+    with pytest.raises(TrainingError, match=r"^FedProx adds a dense term to a gradient that is s"):
+        words(torch.tensor([1, 2])).sum().backward()
