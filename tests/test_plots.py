@@ -14,8 +14,10 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import flautim_lab as lab
-from flautim_lab.plots import LivePlot, live, metric_names, plot_metrics, to_png
+from flautim_lab.plots import LivePlot, live, mark_faults, metric_names, plot_metrics, to_png
 from flautim_lab.plots.curves import TRAIN, VALIDATION, WIDTHS
+from flautim_lab.records.event import Event
+from flautim_lab.records.faults import Fault
 from tests.federations import experiment
 
 
@@ -327,6 +329,77 @@ class TestLivePlot:
         plot.png(self.grown(2))
         plot.png(self.grown(5))
         assert plot._figure.axes[0].get_xlim()[1] > 5
+
+
+class TestFaults:
+    killed = Fault(10.0, 2, "server", "killed", 1.24)
+
+    def drawn(self, figure):
+        return [
+            [line.get_xdata()[0] for line in panel.lines if line.get_gid() == "fault"]
+            for panel in figure.axes
+        ]
+
+    def labels(self, figure):
+        return [[text.get_text() for text in panel.texts] for panel in figure.axes]
+
+    def test_a_line_at_its_round_in_each_panel_and_a_label_in_the_first(self):
+        figure = plot_metrics({"a": frame()}, metric=["loss", "accuracy"])
+        limits = [(panel.get_xlim(), panel.get_ylim()) for panel in figure.axes]
+        again = Fault(20.0, 2, "watch", "killed")
+        mark_faults(figure, [self.killed, again, Fault(30.0, 4, "$half", "killed")])
+        assert self.drawn(figure) == [[2, 4], [2, 4]]
+        assert self.labels(figure) == [
+            ["server killed, back after 1.2 s; watch ki...", r"\$half killed"],
+            [],
+        ]
+        assert limits == [(panel.get_xlim(), panel.get_ylim()) for panel in figure.axes]
+
+    def test_what_is_before_or_after_the_rounds_is_drawn_at_their_end(self):
+        figure = plot_metrics({"a": frame()})
+        low, high = figure.axes[0].get_xlim()
+        mark_faults(figure, [Fault(1.0, 0, "server", "killed"), Fault(2.0, 9, "watch", "killed")])
+        assert self.drawn(figure) == [[low, high]]
+
+    def test_labels_that_would_cover_each_other_are_left_out(self):
+        figure = plot_metrics({"a": frame(200, clients=0)})
+        mark_faults(figure, [Fault(1.0, n, f"client-{n}", "killed") for n in (50, 51, 100)])
+        assert self.drawn(figure) == [[50, 51, 100]]
+        assert self.labels(figure) == [["client-50 killed", "client-100 killed"]]
+
+    def test_a_label_stands_where_the_curves_are_not(self):
+        falling = frame(20, clients=0)  # high at first, low at the end
+        figure = plot_metrics({"a": falling})
+        mark_faults(figure, [Fault(1.0, n, "server", "killed") for n in (1, 15)])
+        first, last = figure.axes[0].texts
+        assert (first.get_va(), last.get_va()) == ("bottom", "top")
+
+    def test_a_live_picture_marks_them_as_they_come(self):
+        plot = LivePlot(("loss",), 20)
+        before = plot.png(frame(5))
+        figure = plot._figure
+        struck = plot.png(frame(5), (self.killed,))
+        assert struck != before
+        assert plot._figure is not figure
+        assert self.labels(plot._figure) == [["server killed, back after 1.2 s"]]
+        figure = plot._figure
+        plot.png(frame(6), (self.killed,))
+        assert plot._figure is figure  # only the curves are drawn again
+
+    def test_the_plot_of_a_run_has_those_of_its_records(self):
+        run = lab.run(experiment(rounds=3)).wait()
+        assert self.drawn(run.plot()) == [[]]
+        seq, start = run._records.last_seq(run.id), run.record.started
+        run._records.append(
+            run.id,
+            [
+                Event(seq + 1, start + 1.0, "fault", 2, name="server", text="killed"),
+                Event(seq + 2, start + 2.2, "recovery", 2, name="server", value=1.2),
+            ],
+        )
+        figure = run.plot()
+        assert self.drawn(figure) == [[2]]
+        assert self.labels(figure) == [["server killed, back after 1.2 s"]]
 
 
 def test_drawn_without_pyplot_and_without_touching_its_settings():

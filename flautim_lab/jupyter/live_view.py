@@ -85,7 +85,7 @@ class LiveView:
         self._cells: set[str] = set()
         self._shown_clients: tuple[ClientProgress, ...] | None = None
         self._shown_processes: tuple[ProcessUsage, ...] = ()
-        self._drawn: tuple[int, tuple[ClientProgress, ...]] | None = None
+        self._drawn: tuple[object, ...] | None = None
         self._spent = 0.0
         self._born = time.monotonic()
         self._stopping = False
@@ -189,9 +189,9 @@ class LiveView:
                 self._end(progress)
                 return
             self._set_words(progress)
-            state = (progress.round, progress.clients)
+            state = (progress.round, progress.clients, progress.faults)
             if state != self._drawn and self._may_draw():
-                self._artist.draw_live(progress.rounds)
+                self._artist.draw_live(progress)
                 self._set_picture()
                 self._drawn = state
             self.problem.value = _alarms(progress)

@@ -72,7 +72,7 @@ class Artist:
         #: What was drawn last; None before the first measure.
         self.picture: Picture | None = None
 
-    def draw_live(self, rounds: int) -> None:
+    def draw_live(self, progress: Progress) -> None:
         """Draw what is measured so far, quickly: the picture is soon replaced."""
         # Loads matplotlib and pandas: not before there is something to draw.
         from flautim_lab.plots import LivePlot, metric_names
@@ -82,17 +82,18 @@ class Artist:
         if not metrics:
             return
         if self._live is None or self._live.metrics != metrics:
-            self._live = LivePlot(metrics, rounds)
-        self.picture = Picture(self._live.png(frame), *self._live.size)
+            self._live = LivePlot(metrics, progress.rounds)
+        self.picture = Picture(self._live.png(frame, progress.faults), *self._live.size)
 
     def page(self, progress: Progress) -> MimeBundle:
         """Return the page of the run that needs no kernel and no widgets: HTML, PNG and text."""
-        from flautim_lab.plots import metric_names, plot_metrics, shown_size, to_png
+        from flautim_lab.plots import mark_faults, metric_names, plot_metrics, shown_size, to_png
 
         frame = self._run.metrics
         metrics = metric_names(frame)
         if metrics:
             figure = plot_metrics({"": frame}, metric=metrics[:2])
+            mark_faults(figure, progress.faults)
             self.picture = Picture(to_png(figure), *shown_size(figure))
         # Rounds ascend, so the last value of each stays.
         final: dict[str, dict[str, float]] = {metric: {} for metric in metrics}

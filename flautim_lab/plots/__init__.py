@@ -7,7 +7,16 @@ under any style of the notebook.
 """
 
 from flautim_lab.plots.curves import metric_names, plot_metrics
+from flautim_lab.plots.faults import mark_faults
 from flautim_lab.plots.live import LivePlot
 from flautim_lab.plots.picture import Plot, shown_size, to_png
 
-__all__ = ["LivePlot", "Plot", "metric_names", "plot_metrics", "shown_size", "to_png"]
+__all__ = [
+    "LivePlot",
+    "Plot",
+    "mark_faults",
+    "metric_names",
+    "plot_metrics",
+    "shown_size",
+    "to_png",
+]

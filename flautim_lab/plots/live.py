@@ -18,8 +18,10 @@ from flautim_lab.plots.curves import (
     plot_metrics,
     split_line,
 )
+from flautim_lab.plots.faults import mark_faults
 from flautim_lab.plots.layout import joined
 from flautim_lab.plots.picture import Plot, canvas_png, shown_size
+from flautim_lab.records.faults import Fault
 
 SCALE = 1.5
 """Pixels per CSS pixel: fine enough for a picture that is soon replaced."""
@@ -56,20 +58,20 @@ class LivePlot:
         """Width and height with which the picture is shown, in CSS pixels."""
         return (0, 0) if self._figure is None else shown_size(self._figure)
 
-    def png(self, frame: pd.DataFrame) -> bytes:
-        """Return the picture of ``frame``, the metrics of the run so far, as PNG."""
+    def png(self, frame: pd.DataFrame, faults: Sequence[Fault] = ()) -> bytes:
+        """Return the picture of the run so far as PNG: its metrics, and the faults it met."""
         rows = [frame[frame["metric"] == metric] for metric in self.metrics]
-        shape = tuple(_shape(table) for table in rows)
+        shape = (tuple(faults), *(_shape(table) for table in rows))
         if self._figure is None or shape != self._shape or not self._move(self._figure, rows):
             self._shape = shape
-            self._figure = self._draw_all(frame)
+            self._figure = self._draw_all(frame, faults)
         self._canvas.restore_region(self._background)
         for panel in self._figure.axes:
             for artist in _moving(panel):
                 panel.draw_artist(artist)
         return canvas_png(self._canvas)
 
-    def _draw_all(self, frame: pd.DataFrame) -> Plot:
+    def _draw_all(self, frame: pd.DataFrame, faults: Sequence[Fault]) -> Plot:
         """Draw what stays, and keep it as the background."""
         rounds = FIRST_ROUNDS
         while rounds < frame["round"].max():
@@ -77,6 +79,7 @@ class LivePlot:
         figure = plot_metrics(
             {"": frame}, metric=self.metrics, rounds=min(rounds, self._rounds), room=ROOM
         )
+        mark_faults(figure, faults)
         figure.dpi = SCALE * figure.dpi
         self._canvas = FigureCanvasAgg(figure)
         for panel in figure.axes:
