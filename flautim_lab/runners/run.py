@@ -23,6 +23,7 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
+from flautim_lab.records.faults import faults_of
 from flautim_lab.records.store import Records
 from flautim_lab.runners.downloads import DOWNLOADS, write_part
 from flautim_lab.runners.labels import labels
@@ -438,6 +439,8 @@ class Run:
     def plot(self, metric: str = "loss", compare: Run | Sequence[Run] = ()) -> Figure:
         """Return a picture of a metric over the rounds, of this run and of others.
 
+        A thin vertical line marks each fault that was struck on purpose, at its round.
+
         Parameters
         ----------
         metric : str
@@ -445,7 +448,7 @@ class Run:
         compare : Run or sequence of Run
             Other runs on the same plot, such as a centralized baseline.
         """
-        from flautim_lab.plots import metric_names, plot_metrics
+        from flautim_lab.plots import mark_faults, metric_names, plot_metrics
 
         runs = [self, *([compare] if isinstance(compare, Run) else compare)]
         frames = {run.id: run.metrics for run in runs}
@@ -461,6 +464,10 @@ class Run:
             rounds=max(run.round if run.status.ended else run.rounds for run in runs) or None,
             title=self.name if len(runs) == 1 else "",
         )
+        for run in runs:
+            struck = run._records.events(run.id, kinds=("fault", "recovery"))
+            mark_faults(figure, faults_of(struck))
+        return figure
 
     def download(self, what: str, to: str | Path | None = None) -> Path:
         """Write a part of the run to a file and return its path.
