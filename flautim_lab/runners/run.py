@@ -363,7 +363,7 @@ class Run:
             If each client had a scale of its own, or the rows do not fit the model.
         """
         model = self.model()
-        rows = self._rows(features)
+        rows = self._rows(features, model)
         path = self.folder / "scale.json"
         if path.exists():
             scale = json.loads(path.read_text(encoding="utf-8"))
@@ -393,8 +393,11 @@ class Run:
                 ) from error
         return outputs
 
-    def _rows(self, features: Any) -> Tensor:
-        """Return rows as a tensor of floats (whole numbers stay so for models without a table)."""
+    def _rows(self, features: Any, model: nn.Module) -> Tensor:
+        """Return rows as a tensor of floats: a table's float32, else those of the model's weights.
+
+        Whole numbers stay so for models without a table.
+        """
         if hasattr(features, "columns") and hasattr(features, "iloc"):
             dataset = self.experiment.dataset
             if not isinstance(dataset, CSVDataset):
@@ -410,8 +413,10 @@ class Run:
                 f"the rows are no numbers ({error}); give a frame with the table's columns, "
                 "or numbers in the order of dataset.feature_names"
             ) from error
-        whole = not rows.is_floating_point() and not (self.folder / "scale.json").exists()
-        return rows if whole else rows.float()
+        if (self.folder / "scale.json").exists():
+            return rows.float()
+        weights = (p.dtype for p in model.parameters() if p.is_floating_point())
+        return rows.to(next(weights, rows.dtype)) if rows.is_floating_point() else rows
 
     def final(self, metric: str = "loss", split: str = "validation") -> float:
         """Return the last value of a metric over all clients, weighted by rows.

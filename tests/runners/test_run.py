@@ -10,6 +10,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import flautim_lab as lab
 from flautim_lab.runners.labels import labels
@@ -131,6 +132,18 @@ def test_predictions_of_tensors_need_no_scale():
     assert run.predict(torch.ones(2, 4, dtype=torch.float64)).shape == (2, 3)
     with pytest.raises(lab.TrainingError, match=r"the model fails on rows of shape \(2, 5\)"):
         run.predict(torch.ones(2, 5))
+
+
+def test_predictions_of_a_double_model_are_double():
+    x, y = tensors().tensors
+    dataset = TensorDataset(x.double(), y)
+    run = lab.run(experiment(lambda: torch.nn.Linear(4, 3).double(), dataset)).wait()
+    rows = x.double() + 1e-9  # lost in float32
+    expected = run.model()(rows).detach()
+    assert expected.dtype is torch.float64
+    assert torch.equal(run.predict(rows), expected)
+    assert torch.equal(run.predict(rows.numpy()), expected)
+    assert run.predict(x).dtype is torch.float64
 
 
 def test_another_process_finds_model_and_experiment(finished):
