@@ -149,15 +149,16 @@ class Batches:
             yield batch
 
     def _from_tensors(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._generator is not None:
-            order = torch.randperm(self._rows, generator=self._generator)
-            if x.device.type != "cpu":
-                order = order.to(x.device)
+        shuffled = self._generator is not None
+        if shuffled:
+            order = torch.randperm(self._rows, generator=self._generator).to(x.device)
             x, y = x[order], y[order]
         end = self._rows - int(self._drop)
         for start in range(0, end, self.batch_size):
-            stop = start + self.batch_size
-            yield x[start:stop], y[start:stop]
+            inputs, targets = (part[start : start + self.batch_size] for part in (x, y))
+            # Always a copy: code that writes into its inputs (an in-place activation on them) must
+            # not write into the data, which other rounds read again.
+            yield (inputs, targets) if shuffled else (inputs.clone(), targets.clone())
 
     def _from_dataset(self, dataset: Dataset[Any], rows: np.ndarray) -> Iterator[Any]:
         order = torch.arange(self._rows)
@@ -289,13 +290,19 @@ class ClientData:
         whole = tensors(dataset)
         if whole is None:
             return dataset, numbers
-        index = torch.from_numpy(numbers)
-        x, y = whole[0][index], whole[1][index]
+        x, y = _rows_of(whole[0], numbers), _rows_of(whole[1], numbers)
         if self._experiment.task == "classification":
             y = _widened(y)
         if isinstance(dataset, CSVDataset) and self._scale is not None:
             x = scaled(x, self._scale, dataset.numeric)
         return (x.to(self._device), y.to(self._device)) if self._device is not None else (x, y)
+
+
+def _rows_of(whole: Tensor, numbers: np.ndarray) -> Tensor:
+    """Return rows by their sorted numbers: a view where they lie together, else a copy."""
+    if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+        return whole[int(numbers[0]) : int(numbers[-1]) + 1]
+    return whole[torch.from_numpy(numbers)]
 
 
 def scaled(features: Tensor, scale: Scale, numeric: Tensor) -> Tensor:

@@ -34,6 +34,14 @@ class NumericsPlan:
     device : str
     cpu_capability : str
         The vector instructions torch uses (such as AVX512): another set rounds differently.
+    matmul_precision : {"highest", "high", "medium"}
+        How torch may round inside products of float32 matrices.
+    mkldnn : bool
+        Whether torch uses oneDNN, whose convolutions and products round differently.
+    default_dtype : str
+        The type of weights and numbers that are given none.
+    deterministic_algorithms : bool
+        Whether torch was told to use deterministic algorithms alone.
     machine, torch, numpy, flwr, seed
     """
 
@@ -43,6 +51,10 @@ class NumericsPlan:
     streams: str
     device: str
     cpu_capability: str
+    matmul_precision: str
+    mkldnn: bool
+    default_dtype: str
+    deterministic_algorithms: bool
     machine: str
     torch: str
     numpy: str
@@ -63,6 +75,10 @@ def make_plan(experiment: Experiment, device: torch.device) -> NumericsPlan:
         streams="seed, purpose, round, client",
         device=device.type,
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        matmul_precision=torch.get_float32_matmul_precision(),
+        mkldnn=bool(torch.backends.mkldnn.enabled),
+        default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
+        deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
         machine=platform.machine(),
         torch=torch.__version__,
         numpy=np.__version__,

@@ -129,3 +129,42 @@ def test_the_rows_of_a_batch():
         ((["a rose"] * 5, ["a thorn"] * 5), torch.zeros(5)),
     ]:
         assert loops.rows_of(batch) == 5
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("generator", [None, torch.Generator])
+def test_code_that_writes_into_its_inputs_does_not_write_into_the_data(split, generator):
+    """One client and no shuffle: the rows are a view of the dataset's own memory."""
+    dataset = tensors(30)
+    made = experiment(dataset=dataset, clients=1)
+    kept = [tensor.clone() for tensor in dataset.tensors]
+    data = ClientData(made, 0)
+
+    def read():
+        result = []
+        for x, y in data.batches(
+            split, generator=generator().manual_seed(1) if generator else None
+        ):
+            result.append((x.clone(), y.clone()))
+            x.relu_()
+            y.zero_()
+        return result
+
+    first, again = read(), read()
+    for before, after in zip(first, again, strict=True):
+        assert torch.equal(before[0], after[0])
+        assert torch.equal(before[1], after[1])
+    assert all(torch.equal(*pair) for pair in zip(kept, dataset.tensors, strict=True))
+
+
+def test_rows_that_lie_together_are_not_copied():
+    dataset = tensors(30)
+    made = experiment(dataset=dataset, clients=1, validation=0)
+    data = ClientData(made, 0)
+    batches = data.batches("train")
+    x = batches._data[0]
+    assert x.data_ptr() == dataset.tensors[0].data_ptr()
+    assert torch.equal(torch.cat([part for part, _ in batches]), dataset.tensors[0])
+    spread = ClientData(experiment(dataset=dataset, clients=3), 1)
+    rows = torch.from_numpy(spread._rows.train)
+    assert torch.equal(torch.cat([part for part, _ in spread.batches("train")]), dataset[rows][0])
