@@ -462,7 +462,7 @@ class Run:
             choose(metric, known, "metric")
         names = labels([run.record for run in runs])
         curves = {names[run.id]: frames[run.id] for run in runs}
-        return plot_metrics(
+        figure = plot_metrics(
             curves,
             metric=metric,
             # Rounds that are still to come are shown as room; those that never come are not.
