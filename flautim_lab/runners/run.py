@@ -108,10 +108,12 @@ class Run:
     @property
     def record(self) -> RunRecord:
         """What the records say of the run now."""
+        # Looked at before the records are: a run that ends in between is read once more, not half.
+        outcome = None if self._here is None else self._here.outcome
         record = self._records.run(self._id)
-        if self._here is not None and self._here.outcome is not None and not record.status.ended:
+        if outcome is not None and not record.status.ended:
             # The disk was full when the run wanted to say how it ended.
-            status, message = self._here.outcome
+            status, message = outcome
             return dataclasses.replace(record, status=status, message=message)
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import flautim_lab as lab
+from flautim_lab.records.event import RunStatus
 from flautim_lab.runners.labels import labels
 from tests.federations import Net, experiment, iris, iris_frame, same, tensors
 
@@ -226,6 +228,22 @@ def test_a_run_without_a_model_yet_says_so():
     progress = run.progress()
     assert progress.seconds_left > 0
     run.stop().wait()
+
+
+def test_a_run_that_ends_while_it_is_read_is_not_half_old(finished, monkeypatch):
+    read = finished._records.run
+    here, finished._here.outcome = finished._here, None
+    earlier = dataclasses.replace(read(finished.id), status=RunStatus.RUNNING, round=1)
+
+    def ends_meanwhile(_run_id):
+        here.outcome = (RunStatus.FINISHED, "")
+        return earlier
+
+    monkeypatch.setattr(finished._records, "run", ends_meanwhile)
+    record = finished.record
+    assert (str(record.status), record.round) == ("running", 1)
+    monkeypatch.setattr(finished._records, "run", read)
+    assert (str(finished.status), finished.round) == ("finished", 3)
 
 
 def test_wait_tells_observers_and_the_terminal(finished, monkeypatch):
