@@ -25,7 +25,7 @@ from flautim_lab.names import count, duration, unknown
 if TYPE_CHECKING:
     from flautim_lab.records.event import Event, RunRecord
     from flautim_lab.records.store import Records
-    from flautim_lab.runners.notebook import CellStart
+    from flautim_lab.runners.notebook import CellProgress
     from flautim_lab.runners.run import Run
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
@@ -367,9 +367,12 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3].rstrip()}..."
 
 
-def _show_cell(cell: CellStart) -> None:
+def _show_cell(cell: CellProgress) -> None:
     text = f"cell {cell.number} of {cell.total}: {cell.line}"
-    click.echo(f"\r\x1b[2K{text[:78]}", err=True, nl=False)
+    run = cell.run
+    end = f"  [{run.name}: round {run.round}/{run.rounds}]" if run is not None else ""
+    end = _shortened(end, 50)
+    click.echo(f"\r\x1b[2K{_shortened(text, 78 - len(end))}{end}", err=True, nl=False)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -87,8 +87,8 @@ def _row(one: ProcessUsage, longest: float) -> str:
 def _bar(one: ProcessUsage, longest: float) -> str:
     """Return the seconds as boxes side by side, on a scale that all processes share."""
     parts = "".join(
-        f'<span title="{what} {_seconds(spent)}" style="display:inline-block;height:10px;'
-        f'width:{BAR_WIDTH * spent / longest:.1f}px;background-color:{COLORS[what]}"></span>'
+        f'<div title="{what} {_seconds(spent)}" style="display:inline-block;height:10px;'
+        f'width:{BAR_WIDTH * spent / longest:.1f}px;background-color:{COLORS[what]}"></div>'
         for what, spent in one.seconds
     )
     return f'<div style="width:{BAR_WIDTH + 8}px;line-height:10px;white-space:nowrap">{parts}</div>'
@@ -100,8 +100,8 @@ def _in_words(one: ProcessUsage) -> str:
 
 def _box(what: str) -> str:
     return (
-        '<span style="display:inline-block;width:10px;height:10px;'
-        f'background-color:{COLORS[what]}"></span>'
+        '<div style="display:inline-block;width:10px;height:10px;'
+        f'background-color:{COLORS[what]}"></div>'
     )
 
 

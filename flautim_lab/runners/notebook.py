@@ -10,13 +10,16 @@ that :func:`flautim_lab.run` waits by itself: a kernel's threads end with its no
 from __future__ import annotations
 
 import ast
+import contextlib
+import dataclasses
 import difflib
 import logging
 import os
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,22 +33,35 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError
 
-from flautim_lab.errors import NotebookError
+from flautim_lab.errors import NotebookError, RecordsError
 from flautim_lab.names import unknown
-from flautim_lab.records.event import RunRecord
+from flautim_lab.records.event import RunRecord, RunStatus
 from flautim_lab.records.home import home
 from flautim_lab.records.store import Records
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
+LOOK_SECONDS = 0.5
+"""How often it is looked how far the runs of a notebook are."""
 
 
 @dataclass(frozen=True)
-class CellStart:
-    """A cell that begins: the ``number``-th of ``total`` cells, and its first line of code."""
+class CellProgress:
+    """Where an execution is.
+
+    Attributes
+    ----------
+    number, total : int
+        The cell that runs, from 1 on, and how many there are.
+    line : str
+        Its first line of code.
+    run : RunRecord or None
+        The newest run of this notebook that is going on.
+    """
 
     number: int
     total: int
     line: str
+    run: RunRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,7 @@ def execute_notebook(
     parameters: Mapping[str, object] | None = None,
     *,
     timeout_seconds: float | None = None,
-    progress: Callable[[CellStart], None] | None = None,
+    progress: Callable[[CellProgress], None] | None = None,
 ) -> ExecutedNotebook:
     """Execute a notebook from top to bottom and write it, with its outputs, to ``output``.
 
@@ -82,7 +98,8 @@ def execute_notebook(
     timeout_seconds : float, optional
         The longest that one cell may take.
     progress : callable, optional
-        Called with a :class:`CellStart` before each code cell.
+        Called with a :class:`CellProgress` before each cell and, from another thread, twice a
+        second while one runs.
 
     Raises
     ------
@@ -103,11 +120,11 @@ def execute_notebook(
     def cell_starts(cell: Any, cell_index: int) -> None:
         nonlocal place
         place = cell_index + 1
-        if progress is not None:
-            progress(CellStart(cell_index + 1, total, _first_line(cell.source)))
+        told.begin(CellProgress(cell_index + 1, total, _first_line(cell.source)))
 
     total = len(notebook.cells) + bool(values)
     started = time.time()
+    told = _Teller(progress, lambda: _made_by(Kernel.started, started, RunStatus.RUNNING))
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         # Braces in a path would be filled in by papermill as if they were parameters.
@@ -145,18 +162,62 @@ def execute_notebook(
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror}") from error
     finally:
+        told.close()
         for kernel in Kernel.started:
             kernel.end()
-    host = socket.gethostname()
-    owners = {(host, kernel.process_id) for kernel in Kernel.started}
-    made = [
-        run
-        for run in Records.default().runs()
-        if run.created >= started and _started_by(run) in owners
-    ]
+    made = _made_by(Kernel.started, started)
     return ExecutedNotebook(
         path=target, seconds=time.time() - started, runs=tuple(run.id for run in reversed(made))
     )
+
+
+class _Teller:
+    """Tells how far an execution is: at each cell, and while a cell runs."""
+
+    def __init__(
+        self,
+        progress: Callable[[CellProgress], None] | None,
+        going: Callable[[], Sequence[RunRecord]],
+    ) -> None:
+        self._progress = progress
+        self._going = going
+        self._place: CellProgress | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+        if progress is not None:
+            self._thread.start()
+
+    def begin(self, place: CellProgress) -> None:
+        """Tell of a cell that begins."""
+        with self._lock:
+            self._place = place
+            if self._progress is not None:
+                self._progress(place)
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._closed.wait(LOOK_SECONDS):
+            with contextlib.suppress(RecordsError):  # the next look may find them again
+                going = self._going()
+                with self._lock:
+                    if going and self._place is not None and self._progress is not None:
+                        self._progress(dataclasses.replace(self._place, run=going[0]))
+
+
+def _made_by(
+    kernels: Sequence[_ThisPython], since: float, status: RunStatus | None = None
+) -> list[RunRecord]:
+    """Return the runs that these kernels started, newest first."""
+    host = socket.gethostname()
+    owners = {(host, kernel.process_id) for kernel in kernels}
+    newest = Records.default().runs(status=status)
+    return [run for run in newest if run.created >= since and _started_by(run) in owners]
 
 
 def _started_by(run: RunRecord) -> tuple[str, int]:

@@ -337,7 +337,8 @@ def test_readable_in_every_theme(open_lab, theme):
     assert min(texts.evaluate_all(f"all => all.map({CONTRAST})")) >= 4.5
     page = lab.page.locator(".jp-RenderedHTMLCommon", has_text="finished").first
     page.wait_for()
-    page.locator("summary").click()
+    for folded in page.locator("summary").all():
+        folded.click()
     lab.shot(f"static_{name}")
     texts = page.locator("strong, span, code, td, th, summary")
     assert min(texts.evaluate_all(f"all => all.map({CONTRAST})")) >= 4.5

@@ -18,7 +18,7 @@ import pytest
 
 from flautim_lab.errors import NotebookError
 from flautim_lab.runners.notebook import (
-    CellStart,
+    CellProgress,
     check_parameters,
     execute_notebook,
     find_notebook,
@@ -249,7 +249,7 @@ def test_executes_with_this_python_in_its_own_folder(
         parameters=PARAMETERS,
     )
     before = path.read_bytes()
-    cells: list[CellStart] = []
+    cells: list[CellProgress] = []
     done = execute_notebook(path, folder / "new", {"rounds": "3"}, progress=cells.append)
     assert done.path == folder / "new" / "a.ipynb"
     assert done.runs == ()
