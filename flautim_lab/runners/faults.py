@@ -219,8 +219,8 @@ class FaultLog:
                 (self._folder.chaos / "struck" / f"{fault.id}.json").unlink(missing_ok=True)
             for one in self._open:
                 for name in one.left & {WATCH, "template"}:
-                    process = self._folder.process(name)
-                    if process is not None and process.create_time() > one.fault.time:
+                    since = self._folder.alive_since(name)
+                    if since is not None and since > one.fault.time:
                         one.left.discard(name)
             self._close()
 

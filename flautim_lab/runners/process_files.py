@@ -24,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +154,10 @@ class ProcessFolder:
     def write_pid(self, name: str, pid: int) -> None:
         """Write which process has that name from now on."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            mark = {"pid": pid, "started": psutil.Process(pid).create_time()}
+            # `started` tells two processes of one number apart, but may be a second off the clock
+            # that faults are timed by: `since` is by that clock.
+            started = psutil.Process(pid).create_time()
+            mark = {"pid": pid, "started": started, "since": time.time()}
             write_atomic(self.path / f"{name}.pid", json.dumps(mark).encode())
 
     def announce(self, name: str) -> None:
@@ -162,11 +166,19 @@ class ProcessFolder:
 
     def process(self, name: str) -> psutil.Process | None:
         """Return the process of that name, if it lives."""
+        return self._found(name)[0]
+
+    def alive_since(self, name: str) -> float | None:
+        """Return since when (seconds since 1970) the process of that name lives, if it does."""
+        process, since = self._found(name)
+        return None if process is None else since
+
+    def _found(self, name: str) -> tuple[psutil.Process | None, float]:
         try:
             mark: dict[str, Any] = json.loads((self.path / f"{name}.pid").read_text())
-            return living(mark["pid"], mark["started"])
+            return living(mark["pid"], mark["started"]), mark["since"]
         except (OSError, ValueError, KeyError):
-            return None
+            return None, 0.0
 
     def names(self) -> list[str]:
         """Return the names of the processes that were started (server, client-0, ..., watch)."""

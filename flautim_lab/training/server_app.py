@@ -183,6 +183,8 @@ class Server:
         """Validate; that it fails is said, and does not take the trained weights away."""
         try:
             self._evaluate(grid, round_number)
+        except Stopped:
+            return  # the round itself is whole: it is recorded, and then the run ends
         except TrainingError as error:
             self.recorder.log(f"no validation: {error}", round=round_number, level="warning")
 
