@@ -1,7 +1,7 @@
 """The magics: they parse and delegate. ``%lab_run?`` shows help.
 
 ``%%dataset``, ``%%model`` and ``%%experiment`` define; ``%lab_run``, ``%lab_plot``, ``%lab_runs``
-and ``%lab_logs`` run and look.
+and ``%lab_logs`` run and look; ``%%chaos`` strikes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from flautim_lab.errors import UsageError
 from flautim_lab.jupyter import register
 from flautim_lab.jupyter.cells import define, kind_of
+from flautim_lab.jupyter.chaos_cell import read_lines
 from flautim_lab.jupyter.words import magic, parse, whole_number, word
 from flautim_lab.names import unknown
 
@@ -127,6 +128,40 @@ class FlautimMagics(Magics):
         asked = parse(self.lab_logs, line)
         text = self._run(asked.run).logs(client=asked.client, last=asked.last)
         sys.stdout.write(f"{text}\n" if text else "")
+
+    @magic(
+        cell_magic,
+        word("name", metavar="NAME", help="a run on processes, or an experiment: then it is run"),
+        word("--run", metavar="NAME", help="what to call the run of an experiment"),
+        name="%chaos",
+    )
+    def chaos(self, line: str, cell: str) -> Run | None:
+        """Strike a run on processes, to see it go on: one fault a line of the cell.
+
+        ``kill server``, ``kill client=3 round=4``, ``pause client-0 seconds=5``, ``partition
+        client=1 seconds=5 round=2 during=training``: the words of ``run.chaos``. Without a round
+        it happens now. Where NAME is an experiment, a run of it on processes is started with these
+        faults planned before its first round, and is returned.
+        """
+        from flautim_lab.experiment.experiment import Experiment
+        from flautim_lab.runners.launch import run
+
+        asked = parse(self.chaos, line)
+        faults = read_lines(cell)
+        if isinstance(self._names.get(asked.name), Experiment):
+
+            def strike(chaos: Any) -> None:
+                for fault in faults:
+                    sys.stdout.write(f"{fault.on(chaos)}\n")
+
+            started = run(self._experiment(asked.name), on="processes", chaos=strike)
+            if asked.run:
+                self._names[asked.run] = started
+            return started
+        struck = self._run(asked.name).chaos
+        for fault in faults:
+            sys.stdout.write(f"{fault.on(struck)}\n")
+        return None
 
     @property
     def _names(self) -> dict[str, Any]:

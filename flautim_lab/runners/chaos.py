@@ -154,6 +154,11 @@ class Chaos:
         fault = faults.Fault(uuid4().hex, action, names, float(seconds), record.round + 1, moment)
         shown = f"{fault.target} {fault.words}"
         if round_number is None:
+            if not self._folder.alive():
+                raise ExperimentError(
+                    f"no process of run {record.id} lives now; say in which round to {action} "
+                    f"it, as in round={record.round + 1}"
+                )
             faults.strike(self._folder, fault, record.round + 1)
             return f"{shown}{self._hosts(names)}"
         if not isinstance(round_number, int) or not record.round < round_number <= record.rounds:

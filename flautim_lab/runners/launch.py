@@ -52,8 +52,8 @@ def run(
         How many clients train at once. The numbers do not depend on it; ``auto`` uses all cores
         where that is faster.
     chaos : callable, optional
-        Plans faults, on ``processes``: called with the run's :class:`Chaos` before its first
-        round, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.
+        Plans faults, on ``processes``: called with the run's :class:`Chaos` before anything
+        starts, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.
 
     Returns
     -------
@@ -115,10 +115,11 @@ def run(
     )
     if on == "processes":
         slots = processes.worker_count(experiment, workers)
-        processes.Processes.start(records, run_id, slots, len(experiment.splits))
+        prepared = processes.Processes.prepare(records, run_id, slots, len(experiment.splits))
         detached = Run(records, run_id, experiment)
         if chaos is not None:
-            _plan(chaos, detached)
+            _plan(chaos, detached, records)
+        prepared.watch()
         if os.environ.get(BATCH_VARIABLE):
             detached.wait()
         return detached
@@ -131,12 +132,12 @@ def run(
     return started
 
 
-def _plan(chaos: Callable[[Chaos], object], run: Run) -> None:
-    """Let faults be planned; a plan that cannot be leaves no run behind that goes on without."""
+def _plan(chaos: Callable[[Chaos], object], run: Run, records: Records) -> None:
+    """Let faults be planned, before anything starts; with a plan that cannot be nothing does."""
     try:
         chaos(run.chaos)
-    except BaseException:
-        run.stop()
+    except BaseException as error:
+        records.set_status(run.id, RunStatus.FAILED, message=f"its faults: {error}")
         raise
 
 

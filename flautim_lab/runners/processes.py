@@ -70,13 +70,12 @@ class Processes:
         self._folder = ProcessFolder(run_folder)
 
     @classmethod
-    def start(cls, records: Records, run_id: str, slots: int, clients: int) -> Processes:
-        """Start the processes of a run that the records hold already."""
+    def prepare(cls, records: Records, run_id: str, slots: int, clients: int) -> Processes:
+        """Write what the processes of a run are told; :meth:`watch` starts them."""
         folder = records.folder(run_id)
         reap_leftovers(records, folder.parent)
         made = cls(folder)
         made._folder.write_facts(RunFacts(run_id, slots, clients, _self()))
-        made.watch()
         return made
 
     def watch(self) -> None:
