@@ -10,12 +10,15 @@ PYTHON ?= python3
 LAB_ARGS ?=
 # Options for pytest, as in: make test PYTEST_ARGS="-k partition -x"
 PYTEST_ARGS ?=
+# Options for the benchmarks, as in: make bench BENCH_ARGS="--only lenet_round --repeats 9"
+BENCH_ARGS ?=
 # Test processes at once. Two suit a two-core machine; the browser and notebook tests are heavy.
 TEST_WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 DEMO := build/demo
 
 # Flower reports usage unless it is told not to.
@@ -43,6 +46,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing Flautim Lab and its tools into $(VENV); the first time takes some minutes."
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# Ray alone, of all that the peers need: it is large, and nothing but the benchmarks uses it.
+$(PEERS): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 demo: export FLAUTIM_LAB_HOME := $(CURDIR)/$(DEMO)/home
@@ -73,8 +81,8 @@ lint: $(INSTALLED) ## Check style, types, layers and notebooks; changes nothing.
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb || { \
 		echo "A notebook holds outputs; empty it: $(BIN)/nbstripout notebooks/*.ipynb" >&2; exit 1; }
 
-bench: $(INSTALLED) ## Measure speed against Flower's simulation and plain PyTorch (minutes).
-	@$(BIN)/python tests/benchmarks/run.py
+bench: $(PEERS) ## Measure speed against Flower and plain PyTorch (half an hour; BENCH_ARGS="--only imports").
+	@$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
 # pytest exits with 5 when it collected nothing.
 chaos: $(INSTALLED) ## The long tier of tests that kill things while they run.

@@ -9,7 +9,6 @@ was lost can be taken over by another worker and give the same answer, bit for b
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +25,7 @@ from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData, Scale, Sums
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.model_copy import copy_model
 from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.training import weights
@@ -99,7 +99,7 @@ class ClientHost:
 
     def _copy(self) -> nn.Module:
         try:
-            return copy.deepcopy(self._model)
+            return copy_model(self._model)
         except Exception:  # noqa: BLE001 - weight_norm and scripted modules refuse to be copied
             return self.experiment.build_model()
 
