@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
+import engine_rows
 import imports
 from fresh_process import ROOT, FreshProcesses, MeasurementError
 from plain_pytorch import VARIANTS
 from report import Row, Sample, machine, ratio, write
+from sides import rounds, same_work
 from work import IRIS, LENET, Work
 
 RESULTS = ROOT / "build" / "bench"
@@ -81,7 +83,7 @@ class Bench:
         peer = Sample("Flower's simulation", [r["seconds"] for r in results["flower"]])
         value, text = ratio(mine, peer)
         met = mine.median < 1 and value <= 1 / 20
-        yield Row(title, mine, peer, text, goal, met, _same_work(results))
+        yield Row(title, mine, peer, text, goal, met, same_work(results))
 
     def lenet_round(self) -> Iterator[Row]:
         """Seconds per round, against Flower's simulation and plain PyTorch."""
@@ -94,15 +96,15 @@ class Bench:
             sides[variant] = lambda v=variant: go("plain_pytorch", "lenet_round", name, data, v)
         results = self.interleave("lenet_round", sides, self.repeats)
         title = f"round of LeNet, {LENET.clients} clients x 300 images"
-        notes = [*_same_work(results), *_said(results)]
-        mine = _rounds("lab.run", results["ours"])
+        notes = [*same_work(results), *_said(results)]
+        mine = rounds("lab.run", results["ours"])
         if "flower" in results:
-            peer = _rounds("Flower's simulation", results["flower"])
+            peer = rounds("Flower's simulation", results["flower"])
             value, text = ratio(mine, peer)
             yield Row(title, mine, peer, text, "faster", value < 1, notes)
         else:
             yield Row(title, mine, None, "not measured", "faster", None, [NO_RAY])
-        plain = [_rounds(f"plain PyTorch, {variant}", results[variant]) for variant in VARIANTS]
+        plain = [rounds(f"plain PyTorch, {variant}", results[variant]) for variant in VARIANTS]
         plain.sort(key=lambda sample: sample.median)
         value, text = ratio(mine, plain[0])
         yield Row(title, mine, plain[0], text, "<= 1.15 x", value <= 1.15, notes)
@@ -158,7 +160,16 @@ class Bench:
         yield Row("live view of a LeNet run", mine, peer, text, "< 5 % more", more < 5, notes)
 
 
-NAMES = ("first_round", "lenet_round", "imports", "live_view")
+MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "first_round": Bench.first_round,
+    "lenet_round": Bench.lenet_round,
+    "imports": Bench.imports,
+    "live_view": Bench.live_view,
+    "engine_overhead": engine_rows.engine_overhead,
+    "engine_start": engine_rows.engine_start,
+    "engine_growth": engine_rows.engine_growth,
+}
+NAMES = tuple(MEASURES)
 
 
 def main() -> int:
@@ -176,7 +187,7 @@ def main() -> int:
         bench = Bench(processes, repeats, 1 if options.quick else IMPORT_REPEATS)
         for name in options.only or NAMES:
             try:
-                rows += getattr(bench, name)()
+                rows += MEASURES[name](bench)
             except MeasurementError as error:
                 broken = True
                 print(error, file=sys.stderr)
@@ -188,27 +199,6 @@ def main() -> int:
     print(write(RESULTS, rows, facts, bench.raw))
     print(f"Written to {RESULTS.relative_to(ROOT)}: bench.md, bench.json, bench.png")
     return int(broken or any(row.met is False for row in rows))
-
-
-def _rounds(label: str, results: list[dict]) -> Sample:
-    """Return the median round of each repetition."""
-    return Sample(label, [statistics.median(result["rounds"]) for result in results])
-
-
-def _same_work(results: dict[str, list[dict]]) -> list[str]:
-    """Return what shows that all sides did the same work.
-
-    Raises
-    ------
-    MeasurementError
-        If they took different numbers of optimizer steps.
-    """
-    steps = {side: {result["steps"] for result in found} for side, found in results.items()}
-    if len(set.union(*steps.values())) != 1:
-        raise MeasurementError(f"the sides did not take equally many steps: {steps}")
-    losses = {side: statistics.median(r["loss"] for r in found) for side, found in results.items()}
-    shown = ", ".join(f"{side} {loss:.3f}" for side, loss in losses.items())
-    return [f"{next(iter(steps['ours']))} steps a round each; training loss at the end: {shown}"]
 
 
 def _said(results: dict[str, list[dict]]) -> list[str]:
