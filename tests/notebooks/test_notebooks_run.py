@@ -13,9 +13,11 @@ import nbformat
 import pandas as pd
 import pytest
 
+from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.notebook import execute_notebook, read_parameters
+from tests.federations import same
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -96,11 +98,17 @@ def connected_vehicles(outcome: Outcome) -> None:
 def survives_anything(outcome: Outcome) -> None:
     text = outcome.text()
     assert "weights equal, bit for bit: True; metrics neither lost nor doubled: True" in text
-    calm, struck = outcome.runs
+    calm, struck, *small = outcome.runs
     assert (calm.runner, struck.runner) == ("local", "processes")
     faults = outcome.records.faults(struck.id)
     assert list(faults.target) == ["server", "client-1", "client-0", "server"]
     assert faults.recovery_seconds.notna().all()
+    # Micro-FL's evaluation in small: whatever is killed, the same weights.
+    assert [run.name for run in small] == ["healthy", "server killed", "worker killed"]
+    models = [load_model(outcome.records.folder(run.id)) for run in small]
+    assert same(models[0], models[1])
+    assert same(models[0], models[2])
+    assert [len(outcome.records.faults(run.id)) for run in small] == [0, 4, 4]
 
 
 LEARNED: dict[str, Callable[[Outcome], None]] = {
