@@ -97,9 +97,16 @@ class Bundle:
                 "not installed here; install it and load again"
             ) from error
         except Exception as error:
+            using = [file for file, text in self.files.items() if "__file__" in text]
+            hint = (
+                f"; {using[0]} uses `__file__`, the path of a file that is not there: make the "
+                "path an argument"
+                if using
+                else ""
+            )
             raise BundleError(
                 f"the {role} ({self.references[role]}) cannot be loaded: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{hint}"
             ) from error
         return found
 

@@ -109,16 +109,25 @@ class FreshProcesses:
         }
 
     def _end_all(self) -> None:
-        """Kill what is left of the processes we started (Ray's, a kernel), and note its name."""
-        ours = []
+        """Kill what is left of the processes we started (Ray's, a kernel), and note its name.
+
+        Again and again: a watch or a worker may start another process while it is looked for.
+        """
+        grace = 5.0  # a process that is on its way out is given a moment; one born later is not
+        while ours := self._ours():
+            _, left = psutil.wait_procs(ours, timeout=grace)
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    self.left_behind.append(process.name())
+                    process.kill()
+            psutil.wait_procs(left, timeout=5)
+            grace = 0.0
+
+    def _ours(self) -> list[psutil.Process]:
+        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(OWNER) == self._owner:
-                    ours.append(process)
-        # A process that is on its way out is given a moment.
-        _, left = psutil.wait_procs(ours, timeout=5)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                self.left_behind.append(process.name())
-                process.kill()
-        psutil.wait_procs(left, timeout=5)
+                mine = process.environ().get(OWNER) == self._owner
+                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found

@@ -983,6 +983,17 @@ def test_references_point_somewhere(reference: str) -> None:
     )
 
 
+def test_a_path_that_is_not_there_is_named_as_the_reason() -> None:
+    text = "from pathlib import Path\nHERE = Path(__file__).resolve().parents[50]\nf = 1\n"
+    bundle = Bundle({"a.py": "from work import f\n", "work.py": text}, {"model": "a.py:f"})
+    with pytest.raises(BundleError) as error:
+        bundle.load("model")
+    assert str(error.value) == (
+        "the model (a.py:f) cannot be loaded: IndexError: 50; work.py uses `__file__`, the path "
+        "of a file that is not there: make the path an argument"
+    )
+
+
 def test_loading_what_cannot_be_loaded() -> None:
     bundle = Bundle(
         {"a.py": "import surely_not_here\n", "b.py": "1 / 0\n", "c.py": "x = 1\n"},
