@@ -1,6 +1,7 @@
 """Flautim Lab in a notebook: a run that is shown is a live view, an error of ours is a sentence.
 
-Importing this loads neither IPython nor widgets nor matplotlib; showing a run does.
+Importing this loads neither IPython nor widgets nor matplotlib; a kernel that has registered it
+loads them when it is idle (``warm_up.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def register(ipython: Any) -> None:
     if FlautimError not in ipython.custom_exceptions:
         _handle_errors(ipython)
     if getattr(ipython, "kernel", None) is not None and _observe not in observer_factories:
+        from flautim_lab.jupyter.warm_up import warm_up_after_cell
+
         observer_factories.append(_observe)
+        warm_up_after_cell(ipython)
 
 
 def _handle_errors(ipython: Any) -> None:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
 
 LOOK_SECONDS = 0.5
-SHARE = 0.04
+SHARE = 0.02
 """Part of the time that the view may take from the run."""
-BURST_SECONDS = 0.1
+BURST_SECONDS = 0.05
 """What it may take beyond its share, so that short runs are seen, too."""
 GIVE_UP_AFTER = 20
 """Errors in a row after which the view stops trying; with growing pauses, minutes."""

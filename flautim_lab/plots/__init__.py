@@ -8,7 +8,7 @@ under any style of the notebook.
 
 from flautim_lab.plots.curves import metric_names, plot_metrics
 from flautim_lab.plots.faults import mark_faults
-from flautim_lab.plots.live import LivePlot
+from flautim_lab.plots.live import LivePlot, warm_up
 from flautim_lab.plots.picture import Plot, shown_size, to_png
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "plot_metrics",
     "shown_size",
     "to_png",
+    "warm_up",
 ]

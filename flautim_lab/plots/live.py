@@ -112,6 +112,18 @@ class LivePlot:
         return True
 
 
+def warm_up() -> None:
+    """Draw a picture for nobody: the first one in a process finds and loads the fonts."""
+    lines = [
+        (number, client, split, "loss", 1.0 / number)
+        for number in (1, 2)
+        for client in (None, 0, 1)
+        for split in WIDTHS
+    ]
+    frame = pd.DataFrame(lines, columns=["round", "client", "split", "metric", "value"])
+    LivePlot(("loss",), rounds=2).png(frame.astype({"client": "Int64"}))
+
+
 def _moving(panel: Axes) -> list[Any]:
     """Return what changes from picture to picture, in the order in which it is drawn."""
     return sorted([*panel.collections, *panel.lines], key=lambda artist: artist.get_zorder())
