@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Experiment": "experiment.experiment",
     "CSVDataset": "experiment.csv_dataset",
+    "Cluster": "runners.cluster",
     "evenly": "experiment.partition",
     "by_label": "experiment.partition",
     "by_size": "experiment.partition",
@@ -42,6 +43,7 @@ _HOMES = {
     "ModelError": "errors",
     "BundleError": "errors",
     "TrainingError": "errors",
+    "ClusterError": "errors",
     "RecordsError": "errors",
     "RunNotFoundError": "errors",
     "NotebookError": "errors",
@@ -51,6 +53,8 @@ _HOMES = {
 __all__ = [
     "BundleError",
     "CSVDataset",
+    "Cluster",
+    "ClusterError",
     "DatasetError",
     "Experiment",
     "ExperimentError",
@@ -79,6 +83,7 @@ __all__ = [
 if TYPE_CHECKING:
     from flautim_lab.errors import (
         BundleError,
+        ClusterError,
         DatasetError,
         ExperimentError,
         FlautimError,
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
     from flautim_lab.experiment.partition import by_column, by_label, by_size, evenly
     from flautim_lab.records.event import RunStatus
+    from flautim_lab.runners.cluster import Cluster
     from flautim_lab.runners.launch import attach, compare, resume, run, runs
     from flautim_lab.runners.run import Run
 

@@ -8,6 +8,7 @@
     │   ├── ModelError         the model does not fit the data
     │   └── BundleError        the source of a class cannot be kept or found again
     ├── TrainingError          the run itself failed (names the round and the client)
+    ├── ClusterError           the cluster cannot be reached, or refuses (names what, and who may)
     ├── RecordsError           the records cannot be read or written (disk full, not a database)
     │   └── RunNotFoundError   no run of that name
     ├── NotebookError          a notebook cannot be executed as asked
@@ -39,6 +40,10 @@ class BundleError(ExperimentError):
 
 class TrainingError(FlautimError, RuntimeError):
     """A run failed while it was training."""
+
+
+class ClusterError(FlautimError):
+    """The Kubernetes cluster cannot be reached, or refuses what was asked of it."""
 
 
 class RecordsError(FlautimError):

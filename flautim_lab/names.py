@@ -113,6 +113,16 @@ def make_run_id(name: str, now: float | None = None) -> str:
     return f"r{stamp}-{slug(name)}-{secrets.token_hex(4)}"
 
 
+def object_name(run_id: str) -> str:
+    """Return a run's name for Kubernetes objects: short, so that there is room for a suffix.
+
+    >>> object_name("r20261125-202140-net-on-iris-7d1947b4")
+    'r20261125-202140-7d1947b4'
+    """
+    parts = run_id.split("-")
+    return "-".join([*parts[:2], parts[-1]])
+
+
 def count(number: int, thing: str, things: str = "") -> str:
     """Return ``"1 client"`` or ``"3 clients"``."""
     return f"{number} {thing if number == 1 else things or thing + 's'}"

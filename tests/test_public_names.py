@@ -13,6 +13,8 @@ def test_the_public_names():
     assert sorted(lab.__all__) == [
         "BundleError",
         "CSVDataset",
+        "Cluster",
+        "ClusterError",
         "DatasetError",
         "Experiment",
         "ExperimentError",

@@ -47,17 +47,22 @@ class Chaos:
     """
 
     def __init__(self, run: Run) -> None:
-        if run.record.runner != "processes":
-            raise ExperimentError(
-                f"run {run.id} is inside its kernel, where nothing can be struck by itself; "
-                "run it with lab.run(experiment, on='processes')"
-            )
         self._run = run
         self._folder = ProcessFolder(run.folder)
 
     @classmethod
     def of(cls, run: Run) -> Chaos:
-        """Return what strikes a run."""
+        """Return what strikes a run: its processes, or its pods."""
+        runner = run.record.runner
+        if runner == "cluster":
+            from flautim_lab.runners.cluster_chaos import ClusterChaos
+
+            return ClusterChaos(run)
+        if runner != "processes":
+            raise ExperimentError(
+                f"run {run.id} is inside its kernel, where nothing can be struck by itself; "
+                "run it with lab.run(experiment, on='processes')"
+            )
         return cls(run)
 
     @property
@@ -154,12 +159,7 @@ class Chaos:
         fault = faults.Fault(uuid4().hex, action, names, float(seconds), record.round + 1, moment)
         shown = f"{fault.target} {fault.words}"
         if round_number is None:
-            if not self._folder.alive():
-                raise ExperimentError(
-                    f"no process of run {record.id} lives now; say in which round to {action} "
-                    f"it, as in round={record.round + 1}"
-                )
-            faults.strike(self._folder, fault, record.round + 1)
+            self._strike(fault, record.round + 1)
             return f"{shown}{self._hosts(names)}"
         if not isinstance(round_number, int) or not record.round < round_number <= record.rounds:
             raise ExperimentError(
@@ -170,8 +170,19 @@ class Chaos:
             raise ExperimentError(
                 f"'ended' is a moment of the last round alone; say round={record.rounds}"
             )
-        faults.plan(self._folder, dataclasses.replace(fault, round=round_number))
+        self._plan(dataclasses.replace(fault, round=round_number))
         return f"to be {fault.words} in round {round_number} ({moment}): {fault.target}"
+
+    def _strike(self, fault: faults.Fault, round_number: int) -> None:
+        if not self._folder.alive():
+            raise ExperimentError(
+                f"no process of run {self._run.id} lives now; say in which round to "
+                f"{fault.action} it, as in round={round_number}"
+            )
+        faults.strike(self._folder, fault, round_number)
+
+    def _plan(self, fault: faults.Fault) -> None:
+        faults.plan(self._folder, fault)
 
     def _names(self, action: str, targets: tuple[str, ...], client: int | None) -> tuple[str, ...]:
         facts = self._folder.facts()

@@ -15,7 +15,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from flautim_lab.errors import RecordsError
+from flautim_lab.errors import ClusterError, RecordsError
 from flautim_lab.names import count
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.home import home
@@ -120,23 +120,24 @@ def _chromium() -> Check:
 
 
 def _cluster() -> Iterator[Check]:
-    later = "runs on Kubernetes come with a later release"
-    yield _optional("kubernetes", f"pip install 'flautim-lab[cluster]'; {later}")
+    yield _optional("kubernetes", "pip install 'flautim-lab[cluster]'; for runs on='cluster'")
     if find_spec("kubernetes") is None:
         return
-    from kubernetes import client, config
+    from flautim_lab.pods.api import Api
 
     try:
-        config.load_config()
-        settings = client.Configuration.get_default_copy()
-        settings.retries = False  # or a cluster that never answers takes four times as long
-        api = client.VersionApi(client.ApiClient(settings))
-        answer = api.get_code(_request_timeout=CLUSTER_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever its client raises, there is no cluster
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        yield Check("cluster", "missing", f"not reachable: {reason}", later)
-    else:
-        yield Check("cluster", "ok", f"Kubernetes {answer.git_version}; {later}")
+        api = Api()
+        version = api.version(CLUSTER_SECONDS)
+        lacking = api.denied(api.namespace)
+    except ClusterError as error:
+        yield Check("cluster", "missing", str(error), "runs on='cluster' need one")
+        return
+    found = f"Kubernetes {version}, namespace {api.namespace}"
+    if lacking:
+        advice = "ask who runs it for the role flautim-lab-runs in that namespace"
+        yield Check("cluster", "missing", f"{found}: you may not {', '.join(lacking)}", advice)
+        return
+    yield Check("cluster", "ok", found)
 
 
 def _records() -> Iterator[Check]:

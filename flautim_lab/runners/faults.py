@@ -99,6 +99,11 @@ def plan(folder: ProcessFolder, fault: Fault) -> None:
     _write(folder.chaos / "planned", fault)
 
 
+def note_struck(folder: ProcessFolder, fault: Fault) -> None:
+    """Keep for the records that a fault is struck by somebody else (a pod is deleted)."""
+    _write(folder.chaos / "struck", fault)
+
+
 def planned(folder: ProcessFolder) -> list[Fault]:
     """Return the faults that are still to come."""
     return _read(folder.chaos / "planned")

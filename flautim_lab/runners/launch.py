@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flautim_lab.errors import BundleError, ExperimentError
+from flautim_lab.errors import BundleError, ClusterError, ExperimentError, FlautimError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import check_name, choose, duration, make_run_id
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners import processes
 from flautim_lab.runners.chaos import Chaos
+from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.local import LocalExecution
 from flautim_lab.runners.run import Run
 from flautim_lab.training.numerics import make_plan, pick_device
 from flautim_lab.training.strategies import make_strategy
 
-RUNNERS = ("local", "processes")
+RUNNERS = ("local", "processes", "cluster")
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
 
 _live: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
@@ -29,7 +31,7 @@ _live: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 def run(
     experiment: Experiment,
     *,
-    on: str = "local",
+    on: str | Cluster = "local",
     centralized: bool = False,
     name: str | None = None,
     workers: int | str = "auto",
@@ -41,9 +43,10 @@ def run(
     ----------
     experiment : Experiment
         What to learn.
-    on : {"local", "processes"}
+    on : {"local", "processes", "cluster"} or Cluster
         Where: ``local`` is inside this kernel; ``processes`` is Flower's deployment engine on this
-        machine, in processes that outlive the kernel and come back when they are killed.
+        machine, in processes that outlive the kernel and come back when they are killed;
+        ``cluster`` is the same as pods on Kubernetes, and ``lab.Cluster(...)`` says with what.
     centralized : bool
         Train one model on the rows of all clients instead: the baseline to compare with.
     name : str, optional
@@ -67,13 +70,16 @@ def run(
         For what cannot be run, before anything is recorded.
     RecordsError
         If the run cannot be recorded (disk full, not a database).
+    ClusterError
+        If the cluster cannot be reached, or refuses.
     """
     if not isinstance(experiment, Experiment):
         raise ExperimentError(
             f"lab.run takes an Experiment, not {type(experiment).__name__}; "
             "make one with lab.Experiment(dataset, Model, clients=...)"
         )
-    choose(on, RUNNERS, "runner")
+    cluster = on if isinstance(on, Cluster) else None
+    on = "cluster" if isinstance(on, Cluster) else choose(on, RUNNERS, "runner")
     if workers != "auto" and (
         isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
     ):
@@ -86,14 +92,24 @@ def run(
     if centralized and not experiment.centralized:
         experiment = experiment.replace(centralized=True)
     strategy = make_strategy(experiment)
-    if on == "processes":
+    if on != "local":
         processes.check(experiment)
+    if on == "cluster" and cluster is None:
+        cluster = Cluster() if workers == "auto" else Cluster(workers=int(workers))
     shown = check_name(name) if name is not None else experiment.name
     records = Records.default()
     run_id = make_run_id(shown)
     plan = make_plan(experiment, pick_device(experiment.device))
     settings = _settings(experiment)
     folder = records.folder(run_id)
+    pods = None
+    if cluster is not None:
+        pods = ClusterRun(folder)
+        try:
+            pods.prepare(experiment, cluster, run_id)
+        except FlautimError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     try:
         experiment.save(folder / "experiment")
     except BundleError as error:
@@ -101,7 +117,7 @@ def run(
             raise
         # The local runner has the live classes; only another kernel will miss them.
         settings["unbundled"] = str(error)
-    if on == "processes":
+    if on != "local":
         settings["kernel"] = [socket.gethostname(), os.getpid()]  # whose it is; it owns no process
     records.create_run(
         run_id,
@@ -111,8 +127,10 @@ def run(
         clients=len(experiment.splits),
         settings=settings,
         plan=plan.as_dict(),
-        detached=on == "processes",
+        detached=on != "local",
     )
+    if pods is not None:
+        return _detached(_on_cluster(pods, records, Run(records, run_id, experiment)))
     if on == "processes":
         slots = processes.worker_count(experiment, workers)
         prepared = processes.Processes.prepare(records, run_id, slots, len(experiment.splits))
@@ -120,9 +138,7 @@ def run(
         if chaos is not None:
             _plan(chaos, detached, records)
         prepared.watch()
-        if os.environ.get(BATCH_VARIABLE):
-            detached.wait()
-        return detached
+        return _detached(detached)
     execution = LocalExecution(experiment, strategy, records, run_id, workers)
     started = Run(records, run_id, experiment, execution)
     _live[run_id] = started
@@ -130,6 +146,25 @@ def run(
     if os.environ.get(BATCH_VARIABLE):
         started.wait()
     return started
+
+
+def _on_cluster(pods: ClusterRun, records: Records, run: Run) -> Run:
+    """Make a run's pods; what the cluster refuses is the run's end."""
+    try:
+        pods.make(pods.api())
+    except ClusterError as error:
+        records.set_status(run.id, RunStatus.FAILED, message=str(error))
+        pods.clean()
+        raise
+    pods.watch()
+    return run
+
+
+def _detached(run: Run) -> Run:
+    """Wait for a run in batch, where the kernel ends with its notebook."""
+    if os.environ.get(BATCH_VARIABLE):
+        run.wait()
+    return run
 
 
 def _plan(chaos: Callable[[Chaos], object], run: Run, records: Records) -> None:
@@ -211,7 +246,7 @@ def resume(run_id: str | Run = "last") -> Run:
     Parameters
     ----------
     run_id : str or Run
-        A run on ``processes``, by id as in :func:`attach`.
+        A run on ``processes`` or ``cluster``, by id as in :func:`attach`.
 
     Raises
     ------
@@ -220,14 +255,17 @@ def resume(run_id: str | Run = "last") -> Run:
     """
     run = run_id if isinstance(run_id, Run) else attach(run_id)
     record = run.record
-    if record.runner != "processes":
+    if record.runner == "local":
         raise ExperimentError(
             f"run {run.id} was inside its kernel and ended with it; run it again with lab.run"
         )
     if record.status.ended and record.status is not RunStatus.INTERRUPTED:
         raise ExperimentError(f"run {run.id} has {record.status}; there is nothing to resume")
     Records.default().heartbeat(run.id)
-    processes.Processes(run.folder).watch()
+    if record.runner == "cluster":
+        ClusterRun(run.folder).watch()
+    else:
+        processes.Processes(run.folder).watch()
     return run
 
 

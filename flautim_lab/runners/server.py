@@ -69,19 +69,47 @@ class Roster:
         return {slot: node for slot, (_, node) in self._known.items()}
 
 
+GOODBYE_SECONDS = 10.0
+
+
 def main(run_folder: Path) -> int:
     """Run the server of one run to its end; returns the exit status."""
-    folder = ProcessFolder(run_folder)
+    return serve_run(ProcessFolder(run_folder))
+
+
+def serve_run(
+    folder: ProcessFolder,
+    *,
+    listen: Callable[[ProcessFolder, ServerFiles], SuperLink] | None = None,
+    in_pod: bool = False,
+    ready: Callable[[Recorder], None] = lambda _recorder: None,
+) -> int:
+    """Run the server of one run to its end; returns the exit status.
+
+    Parameters
+    ----------
+    folder : ProcessFolder
+        The files of the run's processes.
+    listen : callable, optional
+        Makes the SuperLink; on the loopback interface by default.
+    in_pod : bool
+        Who dies is started again by the cluster: there is no watch to be watched, and the workers
+        are told when the run has ended.
+    ready : callable
+        Gets what records the run, before it begins.
+    """
     facts = folder.facts()
     folder.announce("server")
     records = Records.default()
     if records.run(facts.run_id).status.ended:
         return 0
     recorder = Recorder(records, facts.run_id)
+    ready(recorder)
     stop, done = threading.Event(), threading.Event()
     watchers: list[Callable[[], None]] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    guard_watch(folder, done)
+    if not in_pod:
+        guard_watch(folder, done)
     pulse = threading.Thread(
         target=_beat, args=(records, facts.run_id, recorder, stop, done, watchers), daemon=True
     )
@@ -92,7 +120,9 @@ def main(run_folder: Path) -> int:
         flower.prepare()
         flower.quiet()
         with flower.log_to(lambda line: recorder.log(line, level="warning")):
-            status, message = _federate(folder, facts, records, recorder, stop, watchers)
+            status, message = _federate(
+                folder, facts, records, recorder, stop, watchers, listen or _listen, in_pod
+            )
     except RecordsError as error:
         message = str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run has failed by it
@@ -114,6 +144,8 @@ def _federate(
     recorder: Recorder,
     stop: threading.Event,
     watchers: list[Callable[[], None]],
+    listen: Callable[[ProcessFolder, ServerFiles], SuperLink],
+    dismissing: bool,
 ) -> tuple[RunStatus, str]:
     experiment = Experiment.load(folder.run_folder / "experiment")
     strategy = make_strategy(experiment)
@@ -139,7 +171,7 @@ def _federate(
     server.moment = functools.partial(strike_planned, folder)
     tls = folder.tls
     files = ServerFiles(tls / "authority.pem", tls / "server.pem", tls / "server.key")
-    link = _listen(folder, files)
+    link = listen(folder, files)
     recorder.status(RunStatus.RUNNING)
     roster = Roster(folder, link)
     earlier = records.events(facts.run_id, kinds=("fault", "recovery"))
@@ -163,6 +195,8 @@ def _federate(
     finally:
         if server.state.round > 0:
             keep_model(folder.run_folder, experiment, server)
+        if dismissing:
+            grid.dismiss(GOODBYE_SECONDS)
         link.close()
         faults.drain()
     return RunStatus.FINISHED, server.remark

@@ -13,8 +13,6 @@ wire is Flower's: its Fleet protocol over HTTPS, its messages, its node authenti
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from flwr.app import Message
@@ -64,6 +61,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from flautim_lab.training.keys import ServerFiles
+from flautim_lab.training.listener import Listener
 
 HEARTBEAT_SECONDS = 10.0  # the shortest that Flower accepts; a node is offline after two of them
 
@@ -100,21 +98,8 @@ class SuperLink:
         TaskIdentity.task_id = task
         TaskIdentity.run_id = self._run_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        self._socket = socket.create_server((host, port))
-        self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            app,
-            ssl_certfile=str(files.certificate),
-            ssl_keyfile=str(files.key),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
-        self._thread.start()
+        self._listener = Listener(app, files, host, port)
+        self.port = self._listener.port
 
     def admit(self, public_key: bytes) -> int:
         """Let a worker of this key in; returns its node id."""
@@ -182,10 +167,7 @@ class SuperLink:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(timeout=5)
-        self._socket.close()
+        self._listener.close()
 
 
 def _fleet_app() -> FastAPI:

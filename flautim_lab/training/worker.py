@@ -27,6 +27,7 @@ from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
 
 WORK = "query.work"  # a message of this type carries the work of several clients
+END = "end"  # the kind of work that is none: the run has ended, and so may the worker
 PAUSES = (0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
 RETRY_SECONDS = 0.25
 PULSE_SECONDS = 1.0  # a look whether it is time for a sign of life
@@ -57,6 +58,17 @@ def make_work(content: RecordDict, kind: str, clients: Sequence[int]) -> RecordD
     """
     work = ConfigRecord({"kind": kind, "clients": list(clients), "content": pack(content)})
     return RecordDict({"work": work})
+
+
+def make_farewell() -> RecordDict:
+    """Return what tells a worker that there is no more work."""
+    return make_work(RecordDict(), END, [])
+
+
+def is_farewell(message: Message) -> bool:
+    """Return whether a message is that of :func:`make_farewell`."""
+    work: Mapping[str, Any] = message.content.config_records["work"]
+    return bool(work["kind"] == END)
 
 
 def read_answers(message: Message) -> dict[int, RecordDict | str]:
@@ -275,6 +287,8 @@ class Worker:
                 self._usage.add("waiting_seconds", time.perf_counter() - begin)
                 continue
             quiet = 0
+            if is_farewell(message):
+                return
             answer = self.answer(message)
             self._check_network()
             connection.send(answer)

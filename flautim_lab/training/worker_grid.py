@@ -7,6 +7,7 @@ redistribution of load). Neither node ids nor the order of arrival reaches a str
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,13 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.names import count
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
-from flautim_lab.training.worker import WORK, make_work, read_answers, read_resources
+from flautim_lab.training.worker import (
+    WORK,
+    make_farewell,
+    make_work,
+    read_answers,
+    read_resources,
+)
 
 LOOK_SECONDS = 0.01
 PARTS = 3  # a worker gets its clients in so many portions, so that one may be taken over midway
@@ -122,6 +129,15 @@ class WorkerGrid(ClientGrid):
         state.over()
         self._link.forget(flights)
         return [answered[client] for client in sorted(answered)]
+
+    def dismiss(self, seconds: float) -> None:
+        """Tell the workers that the run has ended, and wait until they are gone, or so long."""
+        for node, _ in self._here().values():
+            with contextlib.suppress(Refused):
+                self._link.send(Message(make_farewell(), node, WORK))
+        end = time.monotonic() + seconds
+        while self._link.online() and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
 
     # --- parts -----------------------------------------------------------------------------
 

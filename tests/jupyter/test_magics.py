@@ -301,7 +301,8 @@ def test_wrong_values_are_worded_by_those_who_know(notebook):
     notebook.put(trial=experiment(rounds=1))
     cell = notebook.run("%lab_run trial --on clutser")
     assert cell.error == (
-        f"ExperimentError: no runner named 'clutser'; choose one of: {', '.join(RUNNERS)}"
+        "ExperimentError: no runner named 'clutser'; did you mean 'cluster'? "
+        f"choose one of: {', '.join(RUNNERS)}"
     )
     cell = notebook.run("%lab_logs nothing")
     assert cell.error.startswith("RunNotFoundError: ")

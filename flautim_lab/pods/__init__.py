@@ -1,0 +1,1 @@
+"""Runs as Kubernetes objects; the only folder that imports ``kubernetes``."""

@@ -1,0 +1,407 @@
+"""The cluster, as a run uses it: make its objects, follow its pods, reach its server, remove it.
+
+Every answer of the API server that is a refusal becomes a :class:`ClusterError` in one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import urllib3
+from kubernetes import client as k8s
+from kubernetes import config
+from kubernetes import stream as k8s_stream
+from kubernetes import watch as k8s_watch
+
+from flautim_lab.errors import ClusterError
+from flautim_lab.pods import access, manifests
+from flautim_lab.pods.manifests import RUN_ID, RUN_LABEL, SERVER, WORKER, RunPods
+from flautim_lab.pods.sentences import refusal, trouble
+
+WATCH_SECONDS = 300  # of one watch; it goes on from where the last one ended
+RETRY_SECONDS = 1.0
+GONE = 410  # the API server has forgotten so old a version
+
+
+class Api:
+    """A connection to a Kubernetes cluster.
+
+    Parameters
+    ----------
+    context : str, optional
+        Of the kubeconfig; its current one by default, and inside a pod the pod's own account.
+
+    Raises
+    ------
+    ClusterError
+        If there is no cluster to be found.
+    """
+
+    def __init__(self, context: str | None = None) -> None:
+        self.namespace = "default"
+        try:
+            contexts, active = config.list_kube_config_contexts()
+            names = [each["name"] for each in contexts]
+            if context is not None and context not in names:
+                raise ClusterError(
+                    f"no context named {context!r} in the kubeconfig; choose one of: "
+                    f"{', '.join(names)}"
+                )
+            chosen = active if context is None else contexts[names.index(context)]
+            self.namespace = chosen["context"].get("namespace", "default")
+            self._client = config.new_client_from_config(context=context)
+            # A port-forward changes its client while it connects; nobody else may use that one.
+            self._forwarding = config.new_client_from_config(context=context)
+        except config.ConfigException as error:
+            raise ClusterError(
+                f"no Kubernetes cluster is configured here ({error}); set KUBECONFIG to the file "
+                "that its people gave you, or run on='processes'"
+            ) from error
+        self._client.configuration.retries = urllib3.Retry(total=3, backoff_factor=0.2)
+        self._connecting = threading.Lock()
+        self._core = k8s.CoreV1Api(self._client)
+        self._batch = k8s.BatchV1Api(self._client)
+        self._network = k8s.NetworkingV1Api(self._client)
+
+    def version(self, seconds: float = 3.0) -> str:
+        """Return which Kubernetes it is.
+
+        Raises
+        ------
+        ClusterError
+            If it does not answer in so many seconds.
+        """
+        settings = copy.copy(self._client.configuration)
+        settings.retries = False  # or a cluster that never answers takes four times as long
+        with _refusals("ask for its version"):
+            api = k8s.VersionApi(k8s.ApiClient(settings))
+            return str(api.get_code(_request_timeout=seconds).git_version)
+
+    # --- before a run -----------------------------------------------------------------------
+
+    def denied(self, namespace: str) -> list[str]:
+        """Return what the current user may not do in a namespace, of what a run needs."""
+        api = k8s.AuthorizationV1Api(self._client)
+        found = []
+        for group, resource, verb in access.questions():
+            kind, _, part = resource.partition("/")
+            asked = k8s.V1ResourceAttributes(
+                namespace=namespace, group=group, resource=kind, subresource=part, verb=verb
+            )
+            review = k8s.V1SelfSubjectAccessReview(
+                spec=k8s.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
+            )
+            with _refusals("ask what you may do"):
+                if not api.create_self_subject_access_review(review).status.allowed:
+                    found.append(f"{verb} {resource}")
+        return found
+
+    def check_access(self, namespaces: list[str]) -> None:
+        """Refuse, before anything is made, what would be refused halfway.
+
+        Raises
+        ------
+        ClusterError
+            Naming what the current user may not do, and where.
+        """
+        for namespace in namespaces:
+            lacking = self.denied(namespace)
+            if lacking:
+                raise ClusterError(
+                    f"you may not {', '.join(lacking)} in the namespace {namespace!r}, which a run "
+                    "needs; ask who runs the cluster for the role flautim-lab-runs there"
+                )
+
+    # --- making and removing ----------------------------------------------------------------
+
+    def make(
+        self,
+        run: RunPods,
+        archive: bytes,
+        server_files: Mapping[str, bytes],
+        worker_files: Mapping[str, Mapping[str, bytes]],
+    ) -> None:
+        """Make all objects of a run; those that are there already stay as they are.
+
+        Parameters
+        ----------
+        run : RunPods
+        archive : bytes
+            The experiment, see :func:`flautim_lab.runners.pod_files.pack`.
+        server_files : mapping of str to bytes
+            What only the server may read.
+        worker_files : mapping of str to mapping
+            By namespace, what only its workers may read.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses one of them; what was made is removed again.
+        """
+        try:
+            self._make(run, archive, server_files, worker_files)
+        except ClusterError:
+            with contextlib.suppress(ClusterError):
+                self.remove(run)
+            raise
+
+    def _make(
+        self,
+        run: RunPods,
+        archive: bytes,
+        server_files: Mapping[str, bytes],
+        worker_files: Mapping[str, Mapping[str, bytes]],
+    ) -> None:
+        space = run.namespace
+        owner = self._anchor(run, space, SERVER)
+        code = manifests.make_code(run, space, SERVER, archive, owner)
+        for part in code:
+            self._create(self._core.create_namespaced_config_map, part)
+        secret = manifests.make_secret(run, space, SERVER, server_files, owner)
+        self._create(self._core.create_namespaced_secret, secret)
+        claim = manifests.make_volume_claim(run, owner)
+        self._create(self._core.create_namespaced_persistent_volume_claim, claim)
+        self._create(self._core.create_namespaced_service, manifests.make_service(run, owner))
+        policy = manifests.make_server_policy(run, owner)
+        self._create(self._network.create_namespaced_network_policy, policy)
+        job = manifests.make_server_job(run, len(code), owner)
+        self._create(self._batch.create_namespaced_job, job)
+        for space, files in worker_files.items():
+            owner = self._anchor(run, space, WORKER)
+            for part in manifests.make_code(run, space, WORKER, archive, owner):
+                self._create(self._core.create_namespaced_config_map, part)
+            secret = manifests.make_secret(run, space, WORKER, files, owner)
+            self._create(self._core.create_namespaced_secret, secret)
+            policy = manifests.make_worker_policy(run, space, owner)
+            self._create(self._network.create_namespaced_network_policy, policy)
+            job = manifests.make_worker_job(run, space, len(code), owner)
+            self._create(self._batch.create_namespaced_job, job)
+
+    def _anchor(self, run: RunPods, namespace: str, role: str) -> k8s.V1OwnerReference:
+        anchor = manifests.make_anchor(run, namespace, role)
+        self._create(self._core.create_namespaced_config_map, anchor)
+        with _refusals(f"read ConfigMap {anchor.metadata.name}"):
+            made = self._core.read_namespaced_config_map(anchor.metadata.name, namespace)
+        return k8s.V1OwnerReference(
+            api_version="v1",
+            kind="ConfigMap",
+            name=made.metadata.name,
+            uid=made.metadata.uid,
+            block_owner_deletion=False,
+        )
+
+    def _create(self, create: Callable[..., Any], made: Any) -> None:
+        space = made.metadata.namespace
+        with _refusals(f"create {made.kind} {made.metadata.name} in {space}"):
+            try:
+                create(space, made)
+            except k8s.ApiException as error:
+                if error.status != 409:  # it is there: this run was begun before
+                    raise
+
+    def remove(self, run: RunPods, seconds: float = 60.0) -> list[str]:
+        """Remove all objects of a run and wait for its pods to end.
+
+        Returns
+        -------
+        list of str
+            Pods that are still there after so many seconds.
+        """
+        anchors = [(run.namespace, run.anchor(run.namespace, SERVER))]
+        anchors += [(space, run.anchor(space, WORKER)) for space in run.workers]
+        for space, name in anchors:
+            with _refusals(f"delete ConfigMap {name} in {space}"):
+                try:
+                    self._core.delete_namespaced_config_map(
+                        name, space, propagation_policy="Background"
+                    )
+                except k8s.ApiException as error:
+                    if error.status != 404:
+                        raise
+        end = time.monotonic() + seconds
+        while left := [pod.metadata.name for pod in self.pods(run)]:
+            if time.monotonic() > end:
+                return left
+            time.sleep(0.5)
+        return []
+
+    def runs(self, namespace: str) -> list[str]:
+        """Return the ids of the runs of which anything is in a namespace."""
+        with _refusals(f"list ConfigMaps in {namespace}"):
+            made = self._core.list_namespaced_config_map(namespace, label_selector=RUN_LABEL).items
+        return sorted({(each.metadata.annotations or {}).get(RUN_ID, "") for each in made} - {""})
+
+    # --- following --------------------------------------------------------------------------
+
+    def spaces(self, run: RunPods) -> list[str]:
+        """Return the namespaces in which a run has pods."""
+        return list(dict.fromkeys([run.namespace, *run.workers]))
+
+    def pods(self, run: RunPods, role: str | None = None) -> list[Any]:
+        """Return the pods of a run, those that are ending too."""
+        wanted = f"{RUN_LABEL}={run.name}"
+        if role is not None:
+            wanted += f",{manifests.ROLE_LABEL}={role}"
+        found: list[Any] = []
+        for space in self.spaces(run):
+            with _refusals(f"list pods in {space}"):
+                found += self._core.list_namespaced_pod(space, label_selector=wanted).items
+        return found
+
+    def follow(
+        self, run: RunPods, say: Callable[[str, str], None], stopped: threading.Event
+    ) -> list[threading.Thread]:
+        """Tell what keeps the run's pods from working, as it changes, until stopped.
+
+        Parameters
+        ----------
+        run : RunPods
+        say : callable
+            Gets the name of a pod and a sentence, "" when it works again; from other threads.
+        stopped : Event
+        """
+        threads = [
+            threading.Thread(target=self._follow, args=(run, space, say, stopped), daemon=True)
+            for space in self.spaces(run)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _follow(
+        self,
+        run: RunPods,
+        space: str,
+        say: Callable[[str, str], None],
+        stopped: threading.Event,
+    ) -> None:
+        said: dict[str, str] = {}
+        version: str | None = None
+        while not stopped.is_set():
+            watch = k8s_watch.Watch()
+            try:
+                for event in watch.stream(
+                    self._core.list_namespaced_pod,
+                    space,
+                    label_selector=f"{RUN_LABEL}={run.name}",
+                    resource_version=version,
+                    timeout_seconds=WATCH_SECONDS,
+                ):
+                    pod = event["object"]
+                    version = pod.metadata.resource_version
+                    name = pod.metadata.name
+                    sentence = "" if event["type"] == "DELETED" else trouble(pod)
+                    if sentence != said.get(name, ""):
+                        said[name] = sentence
+                        say(name, sentence)
+                    if stopped.is_set():
+                        watch.stop()
+            except k8s.ApiException as error:
+                if error.status == GONE:
+                    version = None  # begin anew, with what there is now
+                stopped.wait(RETRY_SECONDS)
+            except (urllib3.exceptions.HTTPError, OSError):
+                stopped.wait(RETRY_SECONDS)  # the API server is away; the run does not mind
+
+    def log(self, pod: Any, lines: int = 50) -> str:
+        """Return the last lines that a pod wrote; "" where there are none."""
+        try:
+            return str(
+                self._core.read_namespaced_pod_log(
+                    pod.metadata.name, pod.metadata.namespace, tail_lines=lines
+                )
+            )
+        except (k8s.ApiException, urllib3.exceptions.HTTPError):
+            return ""
+
+    def failure(self, run: RunPods) -> str:
+        """Return why the server's job has failed, or "" while it has not."""
+        with _refusals("read the server's job"):
+            try:
+                job = self._batch.read_namespaced_job(f"{run.name}-server", run.namespace)
+            except k8s.ApiException as error:
+                if error.status == 404:
+                    return "the server's job is gone: somebody removed it"
+                raise
+        for condition in job.status.conditions or ():
+            if condition.type == "Failed" and condition.status == "True":
+                return f"the server's job failed: {condition.message or condition.reason}"
+        return ""
+
+    # --- acting -----------------------------------------------------------------------------
+
+    def forward(self, run: RunPods, port: int) -> socket.socket:
+        """Return a connection to a port of the run's server, through the API server.
+
+        Raises
+        ------
+        ClusterError
+            If no pod of the server is running now.
+        """
+        running = [
+            pod
+            for pod in self.pods(run, SERVER)
+            if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None
+        ]
+        if not running:
+            raise ClusterError("the server's pod is not running yet")
+        pod = running[0]
+        with self._connecting, _refusals(f"reach pod {pod.metadata.name}"):
+            made = k8s_stream.portforward(
+                k8s.CoreV1Api(self._forwarding).connect_get_namespaced_pod_portforward,
+                pod.metadata.name,
+                pod.metadata.namespace,
+                ports=str(port),
+            )
+        connection: socket.socket = made.socket(port)
+        return connection
+
+    def kill(
+        self, run: RunPods, role: str, index: int | None = None, namespace: str | None = None
+    ) -> list[str]:
+        """Delete pods of a role at once (one worker by its index, or all); returns their names."""
+        hit = []
+        for pod in self.pods(run, role):
+            if index is not None and _index(pod) != index:
+                continue
+            if namespace is not None and pod.metadata.namespace != namespace:
+                continue
+            with _refusals(f"delete pod {pod.metadata.name}"):
+                self._core.delete_namespaced_pod(
+                    pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0
+                )
+            hit.append(pod.metadata.name)
+        return hit
+
+
+def _index(pod: Any) -> int:
+    return int((pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", -1))
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turn what the API server refuses, and its absence, into one sentence."""
+    try:
+        yield
+    except k8s.ApiException as error:
+        message = _message(error)
+        raise ClusterError(refusal(error.status or 0, error.reason or "", message, what)) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise ClusterError(
+            f"the cluster does not answer, cannot {what}; check that it runs and is reached from "
+            f"here ({type(error).__name__})"
+        ) from error
+
+
+def _message(error: k8s.ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason or "")

@@ -1,0 +1,92 @@
+"""What keeps a pod from working, in one sentence with the next step; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+def trouble(pod: Any) -> str:
+    """Return what is wrong with a pod, or "" where nothing is that a researcher must know.
+
+    Parameters
+    ----------
+    pod : V1Pod
+        As the cluster gives it.
+    """
+    name, status = pod.metadata.name, pod.status
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return (
+                f"pod {name} finds no node: {_clean(condition.message)}; ask for less cpu or "
+                "memory, or wait until there is room"
+            )
+    if status.reason == "Evicted":
+        return f"pod {name} was evicted: {_clean(status.message)}; it is started again"
+    for container in status.container_statuses or ():
+        said = _of_container(name, pod, container)
+        if said:
+            return said
+    return ""
+
+
+def _of_container(name: str, pod: Any, container: Any) -> str:
+    waiting = container.state.waiting if container.state else None
+    if waiting is not None and waiting.reason in IMAGE_REASONS:
+        return (
+            f"the image {container.image or _image(pod, container)} cannot be pulled for pod "
+            f"{name} ({waiting.reason}); check its name, or ask who runs the cluster to load it"
+        )
+    if waiting is not None and waiting.reason in CONFIG_REASONS:
+        return f"pod {name} cannot start ({waiting.reason}): {_clean(waiting.message)}"
+    for state in (container.state, container.last_state):
+        ended = None if state is None else state.terminated
+        if ended is not None and ended.reason == "OOMKilled":
+            limit = _limit(pod, container)
+            setting = "server_memory" if container.name == "server" else "memory"
+            return (
+                f"pod {name} was killed for memory (its limit is {limit}); give more, as in "
+                f'lab.Cluster({setting}="...")'
+            )
+    return ""
+
+
+def refusal(status: int, reason: str, message: str, what: str) -> str:
+    """Return what the API server refused, in one sentence.
+
+    Parameters
+    ----------
+    status, reason, message : int, str, str
+        Of its answer.
+    what : str
+        What was asked of it, as in "create a Job in ufmg".
+    """
+    said = _clean(message)
+    if status == 401:
+        return f"the cluster does not know you, and may not {what}; log in again ({said})"
+    if status == 403 and "exceeded quota" in said:
+        return f"there is no room in the namespace's quota to {what}: {said}; ask for less"
+    if status == 403:
+        return f"you may not {what}: {said}; ask who runs the cluster for the permission"
+    if status == 404:
+        return f"cannot {what}: {said}; check the namespace"
+    if status == 422:
+        return f"the cluster refuses to {what}: {said}"
+    return f"cannot {what} ({status} {reason}): {said}"
+
+
+def _image(pod: Any, container: Any) -> str:
+    return next((c.image for c in pod.spec.containers if c.name == container.name), "")
+
+
+def _limit(pod: Any, container: Any) -> str:
+    for one in pod.spec.containers:
+        if one.name == container.name and one.resources and one.resources.limits:
+            return str(one.resources.limits.get("memory", "unknown"))
+    return "unknown"
+
+
+def _clean(message: str | None) -> str:
+    return " ".join((message or "no reason was given").split()).rstrip(".")

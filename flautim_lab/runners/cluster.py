@@ -1,0 +1,235 @@
+"""The ``cluster`` runner: the same server and workers as in processes, as pods on Kubernetes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flautim_lab.errors import ExperimentError
+from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.names import object_name
+from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.runners.pod_files import pack
+from flautim_lab.runners.process_files import ProcessFolder, RunFacts
+
+if TYPE_CHECKING:
+    from flautim_lab.pods.api import Api
+    from flautim_lab.pods.manifests import RunPods
+
+IMAGE_VARIABLE = "FLAUTIM_LAB_IMAGE"
+IMAGE = "flautim-lab:0.1.0"
+_CPU = re.compile(r"\d+(\.\d+)?|\d+m")
+_BYTES = re.compile(r"\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where and with what a run's pods run: ``lab.run(experiment, on=lab.Cluster(workers=4))``.
+
+    Parameters
+    ----------
+    workers : int or mapping of str to int
+        How many pods train; with a mapping, how many in each namespace. They host the clients, as
+        many each as there are. The numbers do not depend on it.
+    namespace : str, optional
+        Of the server (and of the workers, where they are a number). The kubeconfig's by default.
+    context : str, optional
+        Of the kubeconfig; its current one by default.
+    image : str, optional
+        With Flautim Lab in it; ``FLAUTIM_LAB_IMAGE``, or ``flautim-lab:0.1.0``, by default.
+    cpu, memory : str
+        What each worker gets, as Kubernetes writes it.
+    gpu : int
+        GPUs of each worker.
+    server_cpu, server_memory : str
+        What the server gets.
+    storage, storage_class : str
+        The volume of the checkpoints.
+    hours : float
+        After which the run is ended, whoever forgot it.
+    node_selector, tolerations, priority_class
+        As in a pod's own specification.
+
+    Raises
+    ------
+    ExperimentError
+        For a value that cannot be.
+    """
+
+    workers: int | Mapping[str, int] = 2
+    namespace: str | None = None
+    context: str | None = None
+    image: str | None = None
+    cpu: str = "1"
+    memory: str = "1Gi"
+    gpu: int = 0
+    server_cpu: str = "500m"
+    server_memory: str = "1Gi"
+    storage: str = "1Gi"
+    storage_class: str | None = None
+    hours: float = 24.0
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    priority_class: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = self.workers if isinstance(self.workers, Mapping) else {"": self.workers}
+        for space, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                where = f" of {space!r}" if space else ""
+                raise ExperimentError(
+                    f"workers{where} must be a whole number from 1, not {number!r}"
+                )
+        if not numbers:
+            raise ExperimentError("workers names no namespace; give at least one, or a number")
+        for space in [*filter(None, numbers), *([self.namespace] if self.namespace else [])]:
+            if not _NAMESPACE.fullmatch(space):
+                raise ExperimentError(
+                    f"{space!r} cannot be a namespace; use lower-case letters, digits and dashes"
+                )
+        for name in ("cpu", "server_cpu"):
+            _check_quantity(name, getattr(self, name), _CPU, "'500m' or '2'")
+        for name in ("memory", "server_memory", "storage"):
+            _check_quantity(name, getattr(self, name), _BYTES, "'512Mi' or '2Gi'")
+        if isinstance(self.gpu, bool) or not isinstance(self.gpu, int) or self.gpu < 0:
+            raise ExperimentError(f"gpu must be a whole number from 0, not {self.gpu!r}")
+        if not isinstance(self.hours, (int, float)) or not 0 < self.hours <= 24 * 30:
+            raise ExperimentError(
+                f"hours must be a number above 0 and at most 720, not {self.hours!r}"
+            )
+
+    def pods(self, experiment: Experiment, run_id: str, namespace: str) -> RunPods:
+        """Return what a run's objects are made from.
+
+        Parameters
+        ----------
+        experiment : Experiment
+        run_id : str
+        namespace : str
+            The kubeconfig's, where this names none.
+        """
+        from flautim_lab.pods.manifests import Resources, RunPods
+
+        space = self.namespace or namespace
+        clients = len(experiment.splits)
+        workers = self.workers
+        if not isinstance(workers, Mapping):
+            workers = {space: min(workers, clients)}
+        return RunPods(
+            run_id=run_id,
+            name=object_name(run_id),
+            namespace=space,
+            workers=dict(workers),
+            clients=clients,
+            image=self.image or os.environ.get(IMAGE_VARIABLE) or IMAGE,
+            server=Resources(self.server_cpu, self.server_memory),
+            worker=Resources(self.cpu, self.memory, self.gpu),
+            storage=self.storage,
+            storage_class=self.storage_class,
+            deadline_seconds=round(self.hours * 3600),
+            node_selector=dict(self.node_selector),
+            tolerations=[dict(each) for each in self.tolerations],
+            priority_class=self.priority_class,
+        )
+
+
+def _check_quantity(name: str, value: Any, form: re.Pattern[str], examples: str) -> None:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ExperimentError(f"{name} must be a quantity such as {examples}, not {value!r}")
+
+
+class ClusterRun:
+    """One run's pods, as the kernel and the watch handle them.
+
+    Parameters
+    ----------
+    run_folder : Path
+        The run's folder of artifacts. What a watch needs lies in it until the run has ended.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.folder = ProcessFolder(run_folder)
+        self._facts = self.folder.path / "cluster.json"
+        self._archive = self.folder.path / "experiment.tar.gz"
+
+    def prepare(self, experiment: Experiment, cluster: Cluster, run_id: str) -> None:
+        """Write what the objects are made from: the experiment, new keys, and the settings.
+
+        Raises
+        ------
+        BundleError
+            If something of the experiment has no source.
+        ClusterError
+            If there is no cluster, or the current user may not do there what a run needs.
+        """
+        from flautim_lab.pods.api import Api
+        from flautim_lab.training.keys import make_server_files, make_worker_key
+
+        api = Api(cluster.context)
+        pods = cluster.pods(experiment, run_id, api.namespace)
+        api.check_access(api.spaces(pods))
+        archive = pack(experiment)
+        self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self._archive, archive)
+        make_server_files(self.folder.tls, [pods.address, "localhost"])
+        write_atomic(self.folder.tls / "token", secrets.token_urlsafe(32).encode("ascii"))
+        for slot in range(pods.slots):
+            key = self.folder.key(slot, 1)
+            write_atomic(key.with_suffix(".pub"), make_worker_key(key))
+        self.folder.write_facts(RunFacts(pods.run_id, pods.slots, pods.clients))
+        facts = {"context": cluster.context, "pods": dataclasses.asdict(pods)}
+        write_atomic(self._facts, json.dumps(facts).encode())
+
+    def pods(self) -> RunPods:
+        """Return what the objects are made from."""
+        from flautim_lab.pods.manifests import Resources, RunPods
+
+        values = json.loads(self._facts.read_text(encoding="utf-8"))["pods"]
+        for name in ("server", "worker"):
+            values[name] = Resources(**values[name])
+        return RunPods(**values)
+
+    def api(self) -> Api:
+        """Return a connection to the run's cluster."""
+        from flautim_lab.pods.api import Api
+
+        return Api(json.loads(self._facts.read_text(encoding="utf-8"))["context"])
+
+    def make(self, api: Api) -> None:
+        """Make the objects; those that are there already stay as they are.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses.
+        """
+        pods = self.pods()
+        tls, keys = self.folder.tls, self.folder.keys
+        own = ("authority.pem", "server.pem", "server.key", "token")
+        server = {name: (tls / name).read_bytes() for name in own}
+        server |= {path.name: path.read_bytes() for path in sorted(keys.glob("*.pub"))}
+        workers = {}
+        for space, number in pods.workers.items():
+            first = pods.first_slot(space)
+            workers[space] = {"authority.pem": server["authority.pem"]} | {
+                f"{slot}.key": self.folder.key(slot, 1).read_bytes()
+                for slot in range(first, first + number)
+            }
+        api.make(pods, self._archive.read_bytes(), server, workers)
+
+    def watch(self) -> None:
+        """Start the watch, which follows the run and removes its objects when it has ended."""
+        self.folder.start("watch", "flautim_lab.runners.cluster_watch")
+
+    def clean(self) -> None:
+        """Remove keys and the archive; nothing secret outlives a run."""
+        self.folder.clean()
+        self._archive.unlink(missing_ok=True)

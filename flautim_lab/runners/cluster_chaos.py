@@ -1,0 +1,72 @@
+"""``run.chaos`` for a run on a cluster: its pods are deleted, and come back."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import time
+from typing import TYPE_CHECKING
+
+from flautim_lab.errors import ClusterError, ExperimentError
+from flautim_lab.runners import faults
+from flautim_lab.runners.chaos import HALF, Chaos
+from flautim_lab.runners.cluster import ClusterRun
+from flautim_lab.runners.cluster_watch import line_to
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
+
+
+class ClusterChaos(Chaos):
+    """Faults for a run whose server and workers are pods.
+
+    Notes
+    -----
+    Targets are ``"server"``, ``"client-0"`` and so on (the workers, by slot) and ``"half"`` of the
+    workers. A pod that is killed is deleted without grace. In a round (``round=3``) only the
+    server can be struck: its own process is killed then, and started again in the same pod.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._cluster = ClusterRun(run.folder)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What can be named."""
+        slots = range(self._folder.facts().slots)
+        return (faults.SERVER, *(f"client-{slot}" for slot in slots), HALF)
+
+    @property
+    def planned(self) -> list[faults.Fault]:
+        """Not told by the server."""
+        return []
+
+    def _strike(self, fault: faults.Fault, round_number: int) -> None:
+        if fault.action != "kill":
+            raise ExperimentError(f"a pod cannot be {fault.words.split()[0]}, only killed")
+        struck = dataclasses.replace(fault, time=time.time(), round=round_number)
+        self._tell(struck, "struck")
+        pods, api = self._cluster.pods(), self._cluster.api()
+        for name in fault.targets:
+            if name == faults.SERVER:
+                api.kill(pods, "server")
+            else:
+                space, index = pods.place(int(name.removeprefix("client-")))
+                api.kill(pods, "worker", index, space)
+
+    def _plan(self, fault: faults.Fault) -> None:
+        if fault.action != "kill" or fault.targets != (faults.SERVER,):
+            raise ExperimentError(
+                "on a cluster only the server can be killed in a given round; leave round out to "
+                "kill a worker's pod now"
+            )
+        self._tell(fault, "planned")
+
+    def _tell(self, fault: faults.Fault, what: str) -> None:
+        body = dataclasses.asdict(fault)
+        with line_to(self._cluster) as line:
+            try:
+                line.ask("POST", f"/faults/{what}", body)
+            except http.client.HTTPException as error:
+                raise ClusterError(f"the run's server refuses ({error})") from error
