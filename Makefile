@@ -25,7 +25,7 @@ DEMO := build/demo
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo lab test lint bench chaos cluster-test clean
+.PHONY: help demo lab test lint bench micro-fl chaos cluster-test clean
 
 help: ## Show this help.
 	@echo "Usage: make TASK"
@@ -83,6 +83,9 @@ lint: $(INSTALLED) ## Check style, types, layers and notebooks; changes nothing.
 
 bench: $(PEERS) ## Measure speed against Flower and plain PyTorch (half an hour; BENCH_ARGS="--only imports").
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
+
+micro-fl: $(INSTALLED) ## Repeat Micro-FL's evaluation: healthy, server killed, worker killed (20 minutes).
+	@$(BIN)/python tests/benchmarks/micro_fl.py $(BENCH_ARGS)
 
 chaos: $(INSTALLED) ## The long tier of tests that kill things while they run.
 	@$(BIN)/pytest -m chaos --ignore=tests/benchmarks --ignore=tests/cluster $(PYTEST_ARGS)

@@ -330,7 +330,7 @@ class Api:
                 if error.status == 404:
                     return "the server's job is gone: somebody removed it"
                 raise
-        for condition in job.status.conditions or ():
+        for condition in (job.status and job.status.conditions) or ():
             if condition.type == "Failed" and condition.status == "True":
                 return f"the server's job failed: {condition.message or condition.reason}"
         return ""

@@ -257,9 +257,11 @@ def draw(path: Path, results: Results) -> None:
         axes.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
         if measure is seconds and numbers[-1] >= 8 * numbers[0]:
             axes.set_yscale("log")  # as the clients: twice as many and twice as long is a line
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
+            low, high = axes.get_ylim()
+            axes.set_ylim(low / 1.3, high * 1.2)
         else:
             axes.set_ylim(0, 1 if measure is accuracy else 1.05 * axes.get_ylim()[1])
         axes.grid(axis="y", color="#dddddd", lw=0.8)

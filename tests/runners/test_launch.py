@@ -20,7 +20,8 @@ from tests.federations import experiment
         ),
         (
             lambda: lab.run(experiment(), on="kluster"),
-            "no runner named 'kluster'; did you mean 'cluster'? choose one of: local, processes, cluster",
+            "no runner named 'kluster'; did you mean 'cluster'? "
+            "choose one of: local, processes, cluster",
         ),
         (
             lambda: lab.run(experiment(), workers=0),
