@@ -15,16 +15,16 @@ COPY flautim_lab flautim_lab
 RUN if [ -n "$TORCH_INDEX" ]; then \
         pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" torch; \
     else pip install --no-cache-dir --constraint constraints.txt torch; fi \
-    && pip install --no-cache-dir --constraint constraints.txt . \
-    # What only compiles, tests or documents other packages is not needed to run.
-    && find /opt/flautim-lab -depth \( -name __pycache__ -o -path '*/torch/include' -o -path '*/torch/test' \) \
-        -exec rm -rf {} +
+    # scikit-learn is what many a dataset's class imports.
+    && pip install --no-cache-dir --constraint constraints.txt . scikit-learn \
+    # What only compiles or tests other packages is not needed to run. The bytecode stays: without it
+    # every start of a pod would compile torch anew, on a read-only file system.
+    && find /opt/flautim-lab -depth \( -path '*/torch/include' -o -path '*/torch/test' \) -exec rm -rf {} +
 
 FROM build AS build-notebook
 RUN pip install --no-cache-dir --constraint constraints.txt '.[lab,cluster]'
 
 FROM ${PYTHON} AS base
-# Bytecode is compiled where it is used: half the size, and the root file system is read-only.
 ENV PATH=/opt/flautim-lab/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     FLWR_TELEMETRY_ENABLED=0 MPLCONFIGDIR=/tmp/matplotlib
 RUN apt-get update && apt-get install --yes --no-install-recommends tini \

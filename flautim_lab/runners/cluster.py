@@ -71,7 +71,7 @@ class Cluster:
     cpu: str = "1"
     memory: str = "1Gi"
     gpu: int = 0
-    server_cpu: str = "500m"
+    server_cpu: str = "1"
     server_memory: str = "1Gi"
     storage: str = "1Gi"
     storage_class: str | None = None

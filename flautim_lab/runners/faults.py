@@ -248,6 +248,18 @@ class FaultLog:
                     one.left.discard(SERVER)
             self._close()
 
+    def finish(self) -> None:
+        """Take note that the server has done all there was to do.
+
+        One that was killed after the last round comes back to nothing but to say so, and hears of
+        no worker.
+        """
+        with self._lock:
+            for one in self._open:
+                if self._born > one.fault.time:
+                    one.left -= {SERVER, MACHINE}
+            self._close()
+
     def _add(self, fault: Fault) -> None:
         self._known.add((fault.target, fault.time))
         left = set(fault.targets) - {KERNEL}

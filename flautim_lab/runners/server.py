@@ -190,6 +190,8 @@ def _federate(
     grid.used = lambda slot, used: server.usage.add(f"client-{slot}", used)
     try:
         serve(server, grid)
+        faults.drain()
+        faults.finish()
     except Stopped:
         return RunStatus.STOPPED, f"stopped after round {server.state.round}"
     finally:

@@ -13,7 +13,7 @@ from tests.cluster.conftest import left_in
 from tests.federations import DropoutNet, Net, experiment, same
 
 PATIENCE = 240
-SMALL = {"cpu": "200m", "memory": "600Mi", "server_cpu": "200m", "server_memory": "600Mi"}
+SMALL = {"cpu": "400m", "memory": "700Mi", "server_cpu": "600m", "server_memory": "700Mi"}
 
 
 def wait_for(condition, what, seconds=PATIENCE):
