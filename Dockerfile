@@ -11,8 +11,9 @@ WORKDIR /source
 RUN python -m venv /opt/flautim-lab
 ENV PATH=/opt/flautim-lab/bin:$PATH
 COPY constraints.txt pyproject.toml README.md LICENSE ./
-COPY flautim_lab flautim_lab
-RUN if [ -n "$TORCH_INDEX" ]; then \
+# First what changes seldom: the dependencies, with an empty package in place of ours.
+RUN mkdir flautim_lab && touch flautim_lab/__init__.py \
+    && if [ -n "$TORCH_INDEX" ]; then \
         pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" torch; \
     else pip install --no-cache-dir --constraint constraints.txt torch; fi \
     # scikit-learn is what many a dataset's class imports.
@@ -20,6 +21,8 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
     # What only compiles or tests other packages is not needed to run. The bytecode stays: without it
     # every start of a pod would compile torch anew, on a read-only file system.
     && find /opt/flautim-lab -depth \( -path '*/torch/include' -o -path '*/torch/test' \) -exec rm -rf {} +
+COPY flautim_lab flautim_lab
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM build AS build-notebook
 RUN pip install --no-cache-dir --constraint constraints.txt '.[lab,cluster]'

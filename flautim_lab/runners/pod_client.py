@@ -19,6 +19,7 @@ from flautim_lab.errors import ExperimentError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.runners.pod_files import FOLDER, unpack
 from flautim_lab.runners.pod_server import Mounts
+from flautim_lab.runners.server import TOLD_TO_END
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.engine import Connection
@@ -63,7 +64,9 @@ def main() -> int:
         except TrainingError as error:
             sys.stderr.write(f"{error}\n")
             return LOST
-    return 0
+    # Told to end: the pod is moved elsewhere. Only a run that has ended is a success, after which
+    # nobody would take this slot again.
+    return TOLD_TO_END if stop.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -70,6 +71,7 @@ class Roster:
 
 
 GOODBYE_SECONDS = 10.0
+TOLD_TO_END = 128 + signal.SIGTERM  # a shell's own status for it
 
 
 def main(run_folder: Path) -> int:
@@ -107,8 +109,11 @@ def serve_run(
     ready(recorder)
     stop, done = threading.Event(), threading.Event()
     watchers: list[Callable[[], None]] = []
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if not in_pod:
+    if in_pod:
+        # A pod that is told to end is moved elsewhere; the run is not stopped by it.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(TOLD_TO_END))
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
         guard_watch(folder, done)
     pulse = threading.Thread(
         target=_beat, args=(records, facts.run_id, recorder, stop, done, watchers), daemon=True

@@ -41,7 +41,7 @@ def test_four_clients_in_two_namespaces_end_with_the_kernels_bits(
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam"])
 @pytest.mark.parametrize("target", ["server", "client-0", "half", "process"])
 def test_pods_that_are_killed_come_back(api, spaces, started, target, strategy, record_property):
-    made = experiment(DropoutNet, rounds=30, clients=4, strategy=strategy)
+    made = experiment(DropoutNet, rounds=150, clients=4, strategy=strategy)
     expected = lab.run(made).wait()
     run = started(made, namespace=spaces[0], workers=2, **SMALL)
     if target == "process":
@@ -55,6 +55,7 @@ def test_pods_that_are_killed_come_back(api, spaces, started, target, strategy, 
     assert run.metrics.equals(expected.metrics)
     record_property("recovery_seconds", list(run.faults.recovery_seconds))
     assert len(run.faults) == 1
+    assert run.faults.recovery_seconds.notna().all()
     wait_for(lambda: not left_in(api, spaces), "all is removed", 60)
 
 
