@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import socket
 import threading
 import time
@@ -30,6 +31,10 @@ RETRY_SECONDS = 1.0
 GONE = 410  # the API server has forgotten so old a version
 
 
+class Unreachable(ClusterError):  # noqa: N818 - it may be back in a moment
+    """The API server does not answer now, or is not well."""
+
+
 class Api:
     """A connection to a Kubernetes cluster.
 
@@ -46,6 +51,8 @@ class Api:
 
     def __init__(self, context: str | None = None) -> None:
         self.namespace = "default"
+        if context is None and self._in_pod():
+            return
         try:
             contexts, active = config.list_kube_config_contexts()
             names = [each["name"] for each in contexts]
@@ -64,6 +71,22 @@ class Api:
                 f"no Kubernetes cluster is configured here ({error}); set KUBECONFIG to the file "
                 "that its people gave you, or run on='processes'"
             ) from error
+        self._use()
+
+    def _in_pod(self) -> bool:
+        """Take the account of the pod in which this runs, if there is one and no kubeconfig."""
+        if os.environ.get("KUBECONFIG"):
+            return False
+        try:
+            config.load_incluster_config(made := k8s.Configuration())
+            config.load_incluster_config(forwarding := k8s.Configuration())
+        except config.ConfigException:
+            return False
+        self._client, self._forwarding = k8s.ApiClient(made), k8s.ApiClient(forwarding)
+        self._use()
+        return True
+
+    def _use(self) -> None:
         self._client.configuration.retries = urllib3.Retry(total=3, backoff_factor=0.2)
         self._connecting = threading.Lock()
         self._core = k8s.CoreV1Api(self._client)
@@ -392,9 +415,10 @@ def _refusals(what: str) -> Iterator[None]:
         yield
     except k8s.ApiException as error:
         message = _message(error)
-        raise ClusterError(refusal(error.status or 0, error.reason or "", message, what)) from error
+        kind = Unreachable if (error.status or 0) >= 500 else ClusterError
+        raise kind(refusal(error.status or 0, error.reason or "", message, what)) from error
     except urllib3.exceptions.HTTPError as error:
-        raise ClusterError(
+        raise Unreachable(
             f"the cluster does not answer, cannot {what}; check that it runs and is reached from "
             f"here ({type(error).__name__})"
         ) from error

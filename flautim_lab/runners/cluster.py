@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flautim_lab.errors import ExperimentError
-from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import object_name
 from flautim_lab.records.artifacts import write_atomic
-from flautim_lab.runners.pod_files import pack
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 
 if TYPE_CHECKING:
@@ -106,20 +104,19 @@ class Cluster:
                 f"hours must be a number above 0 and at most 720, not {self.hours!r}"
             )
 
-    def pods(self, experiment: Experiment, run_id: str, namespace: str) -> RunPods:
+    def pods(self, run_id: str, clients: int, namespace: str) -> RunPods:
         """Return what a run's objects are made from.
 
         Parameters
         ----------
-        experiment : Experiment
         run_id : str
+        clients : int
         namespace : str
             The kubeconfig's, where this names none.
         """
         from flautim_lab.pods.manifests import Resources, RunPods
 
         space = self.namespace or namespace
-        clients = len(experiment.splits)
         workers = self.workers
         if not isinstance(workers, Mapping):
             workers = {space: min(workers, clients)}
@@ -160,13 +157,19 @@ class ClusterRun:
         self._facts = self.folder.path / "cluster.json"
         self._archive = self.folder.path / "experiment.tar.gz"
 
-    def prepare(self, experiment: Experiment, cluster: Cluster, run_id: str) -> None:
+    def prepare(self, run_id: str, archive: bytes, clients: int, cluster: Cluster) -> None:
         """Write what the objects are made from: the experiment, new keys, and the settings.
+
+        Parameters
+        ----------
+        run_id : str
+        archive : bytes
+            The experiment, see :func:`flautim_lab.runners.pod_files.pack`.
+        clients : int
+        cluster : Cluster
 
         Raises
         ------
-        BundleError
-            If something of the experiment has no source.
         ClusterError
             If there is no cluster, or the current user may not do there what a run needs.
         """
@@ -174,9 +177,8 @@ class ClusterRun:
         from flautim_lab.training.keys import make_server_files, make_worker_key
 
         api = Api(cluster.context)
-        pods = cluster.pods(experiment, run_id, api.namespace)
+        pods = cluster.pods(run_id, clients, api.namespace)
         api.check_access(api.spaces(pods))
-        archive = pack(experiment)
         self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self._archive, archive)
         make_server_files(self.folder.tls, [pods.address, "localhost"])
@@ -224,6 +226,23 @@ class ClusterRun:
                 for slot in range(first, first + number)
             }
         api.make(pods, self._archive.read_bytes(), server, workers)
+
+    def start(self, about: Mapping[str, Any]) -> None:
+        """Make the objects, and start what follows them.
+
+        Parameters
+        ----------
+        about : mapping
+            What is recorded of the run. The pods need none of it, a hub's service would.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses.
+        """
+        del about
+        self.make(self.api())
+        self.watch()
 
     def watch(self) -> None:
         """Start the watch, which follows the run and removes its objects when it has ended."""

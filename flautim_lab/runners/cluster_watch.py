@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flautim_lab.errors import ClusterError, RecordsError, RunNotFoundError
-from flautim_lab.pods.api import Api
+from flautim_lab.pods.api import Api, Unreachable
 from flautim_lab.pods.manifests import API_PORT
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.event import Event, RunStatus
@@ -34,6 +34,7 @@ RETRY_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
 STOP_SECONDS = 15.0  # that a server which cannot be reached is given to hear of a stop
 LOOK_AT_JOB_SECONDS = 5.0
+AWAY_SECONDS = 2.0  # between looks whether the cluster answers again
 
 
 class Line(http.client.HTTPSConnection):
@@ -99,14 +100,16 @@ class ClusterWatch:
         try:
             if self._records.run(self._id).status.ended:
                 # What was ended here without the cluster having heard of it.
-                self._api.remove(self._pods)
+                self._remove()
                 return
-            self._run.make(self._api)
+            if not self._make():
+                self._remove_and_end(RunStatus.STOPPED, "stopped before it had begun")
+                return
             self._api.follow(self._pods, self._say, self._over)
             outcome = self._follow()
             self._remove_and_end(*outcome)
         except RunNotFoundError:
-            self._api.remove(self._pods)  # somebody removed the records while it was running
+            self._remove()  # somebody removed the records while it was running
         except ClusterError as error:
             self._end(RunStatus.FAILED, str(error))
         finally:
@@ -191,10 +194,29 @@ class ClusterWatch:
             with contextlib.suppress(http.client.HTTPException):
                 write_atomic(self._run.folder.run_folder / name, line.ask("GET", f"/files/{name}"))
 
+    def _make(self) -> bool:
+        """Make what is not there, as soon as the cluster answers; False if a stop comes first."""
+        while True:
+            try:
+                self._run.make(self._api)
+                return True
+            except Unreachable:
+                if self._records.stop_requested(self._id):
+                    return False
+                time.sleep(AWAY_SECONDS)
+
+    def _remove(self) -> list[str]:
+        """Remove the run's objects, as soon as the cluster answers; returns pods that stay."""
+        while True:
+            try:
+                return self._api.remove(self._pods)
+            except Unreachable:
+                time.sleep(AWAY_SECONDS)
+
     def _remove_and_end(self, status: RunStatus, message: str) -> None:
         left: list[str] = []
         with contextlib.suppress(ClusterError):
-            left = self._api.remove(self._pods)
+            left = self._remove()
         if left:
             message = f"{message}; pods that did not end: {', '.join(left)}".lstrip("; ")
         self._end(status, message)

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flautim_lab.errors import BundleError, ClusterError, ExperimentError, FlautimError
@@ -14,11 +14,13 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import check_name, choose, duration, make_run_id
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
-from flautim_lab.runners import processes
+from flautim_lab.runners import processes, service
 from flautim_lab.runners.chaos import Chaos
 from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.local import LocalExecution
+from flautim_lab.runners.pod_files import pack
 from flautim_lab.runners.run import Run
+from flautim_lab.runners.service import ServiceRun
 from flautim_lab.training.numerics import make_plan, pick_device
 from flautim_lab.training.strategies import make_strategy
 
@@ -102,11 +104,11 @@ def run(
     plan = make_plan(experiment, pick_device(experiment.device))
     settings = _settings(experiment)
     folder = records.folder(run_id)
-    pods = None
+    pods: ClusterRun | ServiceRun | None = None
     if cluster is not None:
-        pods = ClusterRun(folder)
+        pods = (ServiceRun if service.is_at_hand(cluster) else ClusterRun)(folder)
         try:
-            pods.prepare(experiment, cluster, run_id)
+            pods.prepare(run_id, pack(experiment), len(experiment.splits), cluster)
         except FlautimError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -119,18 +121,21 @@ def run(
         settings["unbundled"] = str(error)
     if on != "local":
         settings["kernel"] = [socket.gethostname(), os.getpid()]  # whose it is; it owns no process
+    about: dict[str, Any] = {
+        "name": shown,
+        "rounds": experiment.rounds,
+        "settings": settings,
+        "plan": plan.as_dict(),
+    }
     records.create_run(
         run_id,
-        name=shown,
         runner=on,
-        rounds=experiment.rounds,
         clients=len(experiment.splits),
-        settings=settings,
-        plan=plan.as_dict(),
         detached=on != "local",
+        **about,
     )
     if pods is not None:
-        return _detached(_on_cluster(pods, records, Run(records, run_id, experiment)))
+        return _detached(_on_cluster(pods, about, records, Run(records, run_id, experiment)))
     if on == "processes":
         slots = processes.worker_count(experiment, workers)
         prepared = processes.Processes.prepare(records, run_id, slots, len(experiment.splits))
@@ -148,15 +153,16 @@ def run(
     return started
 
 
-def _on_cluster(pods: ClusterRun, records: Records, run: Run) -> Run:
-    """Make a run's pods; what the cluster refuses is the run's end."""
+def _on_cluster(
+    pods: ClusterRun | ServiceRun, about: Mapping[str, Any], records: Records, run: Run
+) -> Run:
+    """Make a run's pods, or let the hub's service make them; a refusal is the run's end."""
     try:
-        pods.make(pods.api())
+        pods.start(about)
     except ClusterError as error:
         records.set_status(run.id, RunStatus.FAILED, message=str(error))
         pods.clean()
         raise
-    pods.watch()
     return run
 
 
@@ -263,7 +269,7 @@ def resume(run_id: str | Run = "last") -> Run:
         raise ExperimentError(f"run {run.id} has {record.status}; there is nothing to resume")
     Records.default().heartbeat(run.id)
     if record.runner == "cluster":
-        ClusterRun(run.folder).watch()
+        (ServiceRun if ServiceRun.is_one(run.folder) else ClusterRun)(run.folder).watch()
     else:
         processes.Processes(run.folder).watch()
     return run

@@ -68,20 +68,10 @@ def make_api(
     def events(after: int = 0, wait: float = 0.0) -> Response:
         end = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
         while True:
-            record = records.run(run_id)  # before the events: an end is told with all of them
-            new = records.events(run_id, after=after)
-            if new or record.status.ended or time.monotonic() >= end:
-                break
+            page = event_page(records, run_id, after)
+            if page["events"] or page["ended"] or time.monotonic() >= end:
+                return Response(json.dumps(page), media_type="application/json")
             time.sleep(LOOK_SECONDS)
-        more = len(new) > MOST_EVENTS
-        state = {
-            "status": str(record.status),
-            "message": record.message,
-            "plan": record.plan,
-            "more": more,
-            "events": [list(dataclasses.astuple(event)) for event in new[:MOST_EVENTS]],
-        }
-        return Response(json.dumps(state), media_type="application/json")
 
     @app.get("/files/{name}")
     def file(name: str) -> Response:
@@ -126,6 +116,26 @@ def make_api(
         return {"collected": True}
 
     return app
+
+
+def event_page(records: Records, run_id: str, after: int) -> dict[str, Any]:
+    """Return how a run stands and what happened after an event, a page of it at most.
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no such run.
+    """
+    record = records.run(run_id)  # before the events: an end is told with all of them
+    new = records.events(run_id, after=after)
+    return {
+        "status": str(record.status),
+        "ended": record.status.ended,
+        "message": record.message,
+        "plan": record.plan,
+        "more": len(new) > MOST_EVENTS,
+        "events": [list(dataclasses.astuple(event)) for event in new[:MOST_EVENTS]],
+    }
 
 
 def read_token(path: Path) -> str:

@@ -23,6 +23,7 @@ from flautim_lab.training.keys import make_server_files
 
 HOSTS = ("localhost", "127.0.0.1")  # loopback only
 MOST_WORKERS = 8
+SETTLED_SECONDS = 1.5  # a watch that is being started takes less until it can be found
 
 
 def check(experiment: Experiment) -> None:
@@ -100,9 +101,16 @@ class Processes:
         self._folder.kill(name)
 
     def kill_all(self) -> None:
-        """Kill everything at once, the watch first: as if the machine had lost its power."""
-        for name in ("watch", *self.names()):
-            self._folder.kill(name)
+        """Kill everything at once, the watch first: as if the machine had lost its power.
+
+        One that was just being started, by another before it died, is killed as it appears.
+        """
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < SETTLED_SECONDS:
+            for name in ("watch", *self.names()):
+                if self._folder.kill(name):
+                    quiet_since = time.monotonic()
+            time.sleep(0.02)
 
     def wait_gone(self, seconds: float) -> bool:
         """Wait until no process of the run lives; returns whether that came true."""

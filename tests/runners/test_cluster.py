@@ -34,12 +34,11 @@ def test_a_wrong_setting_is_one_sentence(settings, sentence):
 
 
 def test_a_number_of_workers_is_for_the_servers_namespace_and_no_more_than_clients():
-    made = experiment(clients=3)
     run_id = "r20261125-202140-net-on-iris-7d1947b4"
-    pods = lab.Cluster(workers=8).pods(made, run_id, "mine")
+    pods = lab.Cluster(workers=8).pods(run_id, 3, "mine")
     assert (pods.namespace, pods.workers, pods.clients) == ("mine", {"mine": 3}, 3)
     assert pods.name == object_name(run_id) == "r20261125-202140-7d1947b4"
-    pods = lab.Cluster(workers={"a": 1, "b": 2}, namespace="hub").pods(made, run_id, "mine")
+    pods = lab.Cluster(workers={"a": 1, "b": 2}, namespace="hub").pods(run_id, 3, "mine")
     assert (pods.namespace, pods.workers) == ("hub", {"a": 1, "b": 2})
 
 

@@ -318,6 +318,8 @@ def test_ctrl_c_leaves_no_kernel(tmp_path: Path, moment: str) -> None:
         f"open({str(mark)!r}, 'w').close(); import time; time.sleep(120)",
     )
     code = (
+        # Tests that run in the background of a shell inherit that it ignores Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from flautim_lab.runners.notebook import execute_notebook;"
         f"execute_notebook({str(path)!r}, {str(tmp_path / 'out.ipynb')!r})"
     )

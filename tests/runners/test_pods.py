@@ -7,15 +7,11 @@ Kubernetes are folders where it would mount volumes, and a socket where it would
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import gzip
 import io
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tarfile
 import time
 
@@ -23,123 +19,16 @@ import pytest
 
 import flautim_lab as lab
 from flautim_lab.errors import ClusterError
-from flautim_lab.pods import manifests
-from flautim_lab.pods.manifests import SERVER, WORKER
 from flautim_lab.records.store import Records
 from flautim_lab.runners import cluster_watch
 from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.cluster_watch import ClusterWatch
+from flautim_lab.runners.pod_files import pack
 from tests.federations import DropoutNet, Net, experiment, same
+from tests.folders import Folders
 
 pytestmark = pytest.mark.xdist_group("processes")
 PATIENCE = 150
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-class Folders:
-    """Stands for a cluster: mounts are folders, pods are processes on this machine."""
-
-    namespace = "here"
-
-    def __init__(self, root):
-        self.root = root
-        self.ports = (free_port(), free_port())
-        self.processes = {}
-        self.run = None
-        self.removed = False
-
-    def check_access(self, namespaces):
-        assert namespaces
-
-    def spaces(self, run):
-        return list(dict.fromkeys([run.namespace, *run.workers]))
-
-    def make(self, run, archive, server_files, worker_files):
-        if self.run is not None:
-            return
-        self.run = run
-        owner = None
-        self._mount(run, run.namespace, SERVER, archive, server_files, owner)
-        for space, files in worker_files.items():
-            self._mount(run, space, WORKER, archive, files, owner)
-        self.start("server")
-        for slot in range(run.slots):
-            self.start(f"client-{slot}")
-
-    def _mount(self, run, space, role, archive, files, owner):
-        root = self.root / (SERVER if role == SERVER else space)
-        for name in ("run", "code", "keys", "state"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-        anchor = manifests.make_anchor(run, space, role)
-        (root / "run" / "run.json").write_text(anchor.data["run.json"])
-        for part in manifests.make_code(run, space, role, archive, owner):
-            for name, content in part.binary_data.items():
-                (root / "code" / name).write_bytes(base64.b64decode(content))
-        for name, content in files.items():
-            (root / "keys" / name).write_bytes(content)
-
-    def start(self, name):
-        environment = os.environ | {"FLAUTIM_LAB_PORTS": f"{self.ports[0]} {self.ports[1]}"}
-        if name == "server":
-            module, root = "pod_server", self.root / SERVER
-        else:
-            space, index = self.run.place(int(name.removeprefix("client-")))
-            module, root = "pod_client", self.root / space
-            environment |= {
-                "FLAUTIM_LAB_SERVER": f"localhost:{self.ports[0]}",
-                "FLAUTIM_LAB_FIRST_SLOT": str(self.run.first_slot(space)),
-                "JOB_COMPLETION_INDEX": str(index),
-            }
-        environment["FLAUTIM_LAB_MOUNTS"] = str(root)
-        command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
-        with open(self.root / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd="/"
-            )
-
-    def kill(self, name):
-        self.processes[name].kill()
-        self.processes[name].wait()
-        self.start(name)
-
-    def follow(self, run, say, stopped):
-        return []
-
-    def failure(self, run):
-        return ""
-
-    def pods(self, run, role=None):
-        return []
-
-    def forward(self, run, port):
-        try:
-            return socket.create_connection(("127.0.0.1", self.ports[1]))
-        except OSError as error:
-            raise ClusterError("the server's pod is not running yet") from error
-
-    def remove(self, run, seconds=60.0):
-        self.removed = True
-        for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)  # they were told that the run has ended
-        self.end()
-        return []
-
-    def end(self):
-        for process in self.processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 @pytest.fixture
@@ -155,7 +44,7 @@ def start(made, folders, **settings):
     records = Records.default()
     run_id = f"r20261125-000000-test-{os.urandom(4).hex()}"
     pods = ClusterRun(records.folder(run_id))
-    pods.prepare(made, Cluster(**settings), run_id)
+    pods.prepare(run_id, pack(made), len(made.splits), Cluster(**settings))
     made.save(pods.folder.run_folder / "experiment")
     records.create_run(
         run_id,

@@ -1,0 +1,206 @@
+"""The service of a hub, as a notebook's kernel uses it: its pods are made there, not here.
+
+A notebook pod holds no credential of the cluster. ``lab.run(experiment, on="cluster")`` in it asks
+the service (``flautim_lab/service/``), which knows its user by the token that the Hub gave the
+notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from flautim_lab.errors import ClusterError, ExperimentError
+from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.runners.cluster import Cluster
+from flautim_lab.runners.process_files import ProcessFolder, RunFacts
+
+URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
+TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable, given by the Hub
+INSTITUTION_VARIABLE = "FLAUTIM_LAB_INSTITUTION"
+TIMEOUT_SECONDS = 60.0
+#: What a user of a hub may choose; all else is the institution's to say.
+CHOSEN = ("cpu", "memory", "gpu", "server_cpu", "server_memory", "storage", "hours")
+
+
+class Away(ClusterError):  # noqa: N818 - it may be back in a moment
+    """The service does not answer now."""
+
+
+class Service:
+    """A connection to the service; keep it for several questions, and close it.
+
+    Parameters
+    ----------
+    url : str, optional
+        ``FLAUTIM_LAB_SERVICE_URL`` by default.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = (url or os.environ[URL_VARIABLE]).rstrip("/")
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        self._client = httpx.Client(
+            headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_SECONDS, trust_env=False
+        )
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, method: str, path: str, body: Any = None) -> bytes:
+        """Return an answer's body.
+
+        Raises
+        ------
+        Away
+            If the service cannot be reached, or is not well.
+        ClusterError
+            If it refuses, with its own sentence.
+        """
+        try:
+            answer = self._client.request(method, f"{self._url}{path}", json=body)
+        except httpx.HTTPError as error:
+            raise Away(
+                f"the hub's service does not answer at {self._url} ({type(error).__name__}); try "
+                "again in a moment, or ask who runs the hub"
+            ) from error
+        if answer.is_success:
+            return answer.content
+        said = _sentence(answer)
+        if answer.status_code >= 500:
+            raise Away(f"the hub's service is not well now: {said}")
+        raise ClusterError(said)
+
+
+def _sentence(answer: httpx.Response) -> str:
+    """Return what an answer says is wrong (problem+json, RFC 9457)."""
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.reason_phrase}"
+
+
+class ServiceRun:
+    """One run whose pods the service makes, as the kernel and the follower handle it.
+
+    Parameters
+    ----------
+    run_folder : Path
+        The run's folder of artifacts.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.folder = ProcessFolder(run_folder)
+        self._facts = self.folder.path / "service.json"
+        self._request = self.folder.path / "request.json"
+
+    def prepare(self, run_id: str, archive: bytes, clients: int, cluster: Cluster) -> None:
+        """Write what the service is to be asked for, after a look whether it knows this user.
+
+        Parameters are those of :meth:`flautim_lab.runners.cluster.ClusterRun.prepare`.
+
+        Raises
+        ------
+        ExperimentError
+            For a setting that a hub decides.
+        ClusterError
+            If the service cannot be reached, or does not know this user.
+        """
+        chosen = _chosen(cluster)
+        with Service() as service:
+            service.ask("GET", "/")
+        self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workers = cluster.workers
+        number = sum(workers.values()) if isinstance(workers, Mapping) else workers
+        self.folder.write_facts(RunFacts(run_id, min(number, clients), clients))
+        request = {
+            "clients": clients,
+            "cluster": chosen,
+            "archive": base64.b64encode(archive).decode("ascii"),
+        }
+        write_atomic(self._request, json.dumps(request).encode())
+        write_atomic(self._facts, json.dumps({"url": os.environ[URL_VARIABLE]}).encode())
+
+    def start(self, about: Mapping[str, Any]) -> None:
+        """Ask for the run, and start what follows it.
+
+        Parameters
+        ----------
+        about : mapping
+            ``name``, ``rounds``, ``settings`` and ``plan``, as they are recorded.
+
+        Raises
+        ------
+        ClusterError
+            If the service refuses, with the reason.
+        """
+        request = json.loads(self._request.read_text(encoding="utf-8")) | dict(about)
+        with self.service() as service:
+            service.ask("PUT", self.path(), request)
+        self.clean()  # the service has it
+        self.watch()
+
+    def watch(self) -> None:
+        """Start what follows the run at the service, a process that outlives the kernel."""
+        self.folder.start("watch", "flautim_lab.runners.service_watch")
+
+    def service(self) -> Service:
+        """Return a connection to the service that has the run."""
+        return Service(json.loads(self._facts.read_text(encoding="utf-8"))["url"])
+
+    def path(self, rest: str = "") -> str:
+        """Return where something of the run is found at the service."""
+        return f"/runs/{self.folder.run_folder.name}{rest}"
+
+    def clean(self) -> None:
+        """Remove what was to be sent."""
+        self._request.unlink(missing_ok=True)
+
+    @classmethod
+    def is_one(cls, run_folder: Path) -> bool:
+        """Whether a run's pods were made by a service."""
+        return (run_folder / "processes" / "service.json").exists()
+
+
+def _chosen(cluster: Cluster) -> dict[str, Any]:
+    """Return what a user may choose of where a run goes.
+
+    Raises
+    ------
+    ExperimentError
+        Naming a setting that is not the user's.
+    """
+    default = Cluster()
+    for field in dataclasses.fields(Cluster):
+        name = field.name
+        if name in (*CHOSEN, "workers", "context"):
+            continue
+        value = getattr(cluster, name)
+        if name == "namespace" and value is not None:
+            raise ExperimentError(
+                f"namespace={value!r} is the hub's to choose; name institutions instead, as in "
+                'lab.Cluster(workers={"ufmg": 2})'
+            )
+        if value != getattr(default, name):
+            raise ExperimentError(
+                f"{name}={value!r} is the hub's to choose; leave it out, or ask who runs the hub"
+            )
+    chosen = {name: getattr(cluster, name) for name in CHOSEN}
+    workers = cluster.workers
+    chosen["workers"] = dict(workers) if isinstance(workers, Mapping) else workers
+    chosen["institution"] = os.environ.get(INSTITUTION_VARIABLE)
+    return chosen
+
+
+def is_at_hand(cluster: Cluster) -> bool:
+    """Whether this kernel is in a hub, and the run is not meant for a cluster of one's own."""
+    return bool(os.environ.get(URL_VARIABLE)) and cluster.context is None

@@ -1,0 +1,38 @@
+"""``python -m flautim_lab.service``: the hub's service, on plain HTTP behind the hub's proxy."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from flautim_lab.errors import FlautimError
+from flautim_lab.records.store import Records
+from flautim_lab.service.app import make_app
+from flautim_lab.service.hub import Hub
+from flautim_lab.service.settings import Settings
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
+GRACE_SECONDS = 3  # that questions which wait for news are given when the service is to end
+
+
+def main() -> int:
+    """Serve until told to end; returns the exit status."""
+    try:
+        settings = Settings.of_environment()
+        app = make_app(Records.default(), settings, Hub(settings.institutions))
+    except FlautimError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    uvicorn.run(
+        app,
+        host=EVERYWHERE,
+        port=settings.port,
+        access_log=False,  # a line per look of every watch
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

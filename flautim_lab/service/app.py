@@ -1,0 +1,234 @@
+"""The service's routes. Every refusal is problem+json (RFC 9457) with one sentence as its detail.
+
+::
+
+    GET  /health                        without a token: is it there?
+    GET  /                              who you are, and your institutions
+    GET  /runs                          your runs (an admin: all), newest first
+    PUT  /runs/ID                       start a run; the same once more changes nothing
+    GET  /runs/ID                       how it stands
+    GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
+    GET  /runs/ID/files/NAME            what it leaves
+    POST /runs/ID/stop                  end it, keeping its last whole round
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import dataclasses
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from flautim_lab.errors import ExperimentError, FlautimError, RecordsError, RunNotFoundError
+from flautim_lab.records.store import Records, RunRecord
+from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
+from flautim_lab.service import access, dispatch
+from flautim_lab.service.access import Action, Role
+from flautim_lab.service.hub import Caller, Hub, Unknown
+from flautim_lab.service.settings import Settings
+
+MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
+LOOK_SECONDS = 0.2
+SHOWN_RUNS = 100
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A status, and the sentence that goes with it."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
+    """Return the application.
+
+    Parameters
+    ----------
+    records : Records
+    settings : Settings
+    hub : Hub
+        Who knows the users.
+    """
+    runs = dispatch.Dispatch(records, settings)
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(runs.go_on)
+        yield
+        runs.close()
+
+    app = FastAPI(
+        title="Flautim Lab",
+        version=version("flautim-lab"),
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{settings.prefix}/openapi.json",
+    )
+    _refuse_in_sentences(app)
+    app.include_router(_routes(records, runs, hub), prefix=settings.prefix)
+    return app
+
+
+def _routes(records: Records, runs: dispatch.Dispatch, hub: Hub) -> APIRouter:
+    router = APIRouter()
+
+    async def caller(request: Request) -> Caller:
+        return await hub.caller(request.headers.get("authorization", ""))
+
+    Who = Annotated[Caller, Depends(caller)]  # noqa: N806 - a type
+
+    def allowed(run_id: str, who: Caller, action: Action) -> RunRecord:
+        """Return a run, if somebody may do this to it; to a stranger there is no such run."""
+        nothing = Refused(404, f"there is no run {run_id} of yours")
+        try:
+            record = records.run(run_id)
+        except RunNotFoundError:
+            raise nothing from None
+        role = _role(record, who)
+        if not access.may(role, Action.READ):
+            raise nothing
+        if not access.may(role, action):
+            owner = record.settings["owner"]
+            raise Refused(403, f"run {run_id} is {owner}'s, who alone may do that")
+        return record
+
+    @router.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "well"}
+
+    @router.get("/")
+    async def me(who: Who) -> dict[str, Any]:
+        return {"user": who.name, "admin": who.admin, "institutions": sorted(who.institutions)}
+
+    @router.get("/runs")
+    def listed(who: Who, limit: Annotated[int, Query(ge=1, le=SHOWN_RUNS)] = 20) -> list[Any]:
+        mine = [each for each in records.runs() if access.may(_role(each, who), Action.READ)]
+        return [_shown(each) for each in mine[:limit]]
+
+    @router.put("/runs/{run_id}")
+    async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
+        asked = await _read(request)
+        try:
+            archive = base64.b64decode(asked.archive, validate=True)
+        except binascii.Error:
+            raise Refused(422, "the archive is no base64") from None
+        record = await asyncio.to_thread(runs.start, run_id, who, asked, archive)
+        return _shown(record)
+
+    @router.get("/runs/{run_id}")
+    def run(run_id: str, who: Who) -> dict[str, Any]:
+        return _shown(allowed(run_id, who, Action.READ))
+
+    @router.get("/runs/{run_id}/events")
+    async def events(
+        run_id: str, who: Who, after: Annotated[int, Query(ge=0)] = 0, wait: float = 0.0
+    ) -> Response:
+        await asyncio.to_thread(allowed, run_id, who, Action.READ)
+        end = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
+        before: tuple[Any, ...] = ()
+        while True:
+            page = await asyncio.to_thread(event_page, records, run_id, after)
+            now = (page["status"], page["message"])
+            fresh = page["events"] or page["ended"] or (before and now != before)
+            if fresh or time.monotonic() >= end:
+                return JSONResponse(page)
+            before = now
+            await asyncio.sleep(LOOK_SECONDS)
+
+    @router.get("/runs/{run_id}/files/{name}")
+    def file(run_id: str, name: str, who: Who) -> Response:
+        allowed(run_id, who, Action.READ)
+        path = records.folder(run_id) / name
+        if name not in FILES or not path.exists():
+            raise Refused(404, f"run {run_id} has no {name}")
+        return FileResponse(path)
+
+    @router.post("/runs/{run_id}/stop")
+    def stop(run_id: str, who: Who) -> dict[str, Any]:
+        record = allowed(run_id, who, Action.STOP)
+        if not record.status.ended:
+            records.request_stop(run_id)
+        return _shown(record)
+
+    return router
+
+
+def _role(record: RunRecord, who: Caller) -> Role:
+    if record.settings.get("owner") == who.name:
+        return Role.OWNER
+    return Role.ADMIN if who.admin else Role.STRANGER
+
+
+def _shown(record: RunRecord) -> dict[str, Any]:
+    """Return what is told of a run."""
+    told = {
+        field.name: getattr(record, field.name)
+        for field in dataclasses.fields(record)
+        if field.name in ("id", "name", "rounds", "clients", "round", "message", "seconds")
+    }
+    told["status"] = str(record.status)
+    told["owner"] = record.settings.get("owner")
+    told["institution"] = record.settings.get("institution")
+    return told
+
+
+async def _read(request: Request) -> dispatch.Request:
+    """Return what is asked for, without taking in more than is allowed."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BYTES:
+            raise Refused(413, f"a request may hold at most {MOST_BYTES // 2**20} MiB")
+    try:
+        return dispatch.Request.model_validate_json(bytes(content))
+    except ValueError as error:
+        raise Refused(422, _first_problem(error)) from None
+
+
+def _first_problem(error: Any) -> str:
+    """Return the first thing that is wrong with a request, and where."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the request"
+    return f"{where}: {first['msg']}"
+
+
+def _refuse_in_sentences(app: FastAPI) -> None:
+    """Let every error be problem+json."""
+
+    def problem(status: int, sentence: str) -> JSONResponse:
+        body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+        return JSONResponse(
+            body | {"detail": sentence}, status, media_type="application/problem+json"
+        )
+
+    @app.exception_handler(Refused)
+    @app.exception_handler(Unknown)
+    async def refused(_request: Request, error: Any) -> JSONResponse:
+        return problem(error.status, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, _first_problem(error))
+
+    @app.exception_handler(HTTPException)
+    async def other(_request: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail))
+
+    @app.exception_handler(FlautimError)
+    async def ours(_request: Request, error: FlautimError) -> JSONResponse:
+        if isinstance(error, RecordsError):
+            return problem(500, str(error))
+        return problem(422 if isinstance(error, ExperimentError) else 409, str(error))

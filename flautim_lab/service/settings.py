@@ -1,0 +1,71 @@
+"""What the service is told by its environment, read once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flautim_lab.errors import UsageError
+from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
+
+INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
+PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
+PORT_VARIABLE = "FLAUTIM_LAB_SERVICE_PORT"
+NAME = "flautim-lab"
+NEEDED = ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", INSTITUTIONS_VARIABLE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The service's settings.
+
+    Attributes
+    ----------
+    institutions : mapping of str to str
+        The namespace of each institution, by its key, which is its group at the Hub.
+    image : str
+        Of run pods.
+    prefix : str
+        Of every route, without a slash at its end.
+    port : int
+    """
+
+    institutions: Mapping[str, str]
+    image: str = IMAGE
+    prefix: str = f"/services/{NAME}"
+    port: int = 8080
+
+    @classmethod
+    def of_environment(cls) -> Settings:
+        """Read the environment.
+
+        Raises
+        ------
+        UsageError
+            Naming a variable that is missing or wrong.
+        """
+        missing = [name for name in NEEDED if not os.environ.get(name)]
+        if missing:
+            raise UsageError(f"the service needs {', '.join(missing)} in its environment")
+        path = Path(os.environ[INSTITUTIONS_VARIABLE])
+        try:
+            told: Any = json.loads(path.read_text(encoding="utf-8"))
+            institutions = {key: str(value["namespace"]) for key, value in told.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{path} ({INSTITUTIONS_VARIABLE}) is no list of institutions with a namespace "
+                f"each: {type(error).__name__}: {error}"
+            ) from error
+        port = os.environ.get(PORT_VARIABLE, "8080")
+        if not port.isdigit():
+            raise UsageError(f"{PORT_VARIABLE} must be a number, not {port!r}")
+        return cls(
+            institutions,
+            os.environ.get(IMAGE_VARIABLE) or IMAGE,
+            (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
+            int(port),
+        )
