@@ -6,8 +6,9 @@ import base64
 import contextlib
 import os
 import socket
-import subprocess
 import sys
+
+import psutil
 
 from flautim_lab.errors import ClusterError
 from flautim_lab.pods import manifests
@@ -27,7 +28,11 @@ class Folders:
 
     def __init__(self, root):
         self.root = root
-        self.ports = (free_port(), free_port())
+        root.mkdir(parents=True, exist_ok=True)
+        kept = root / "ports"
+        if not kept.exists():
+            kept.write_text(f"{free_port()} {free_port()}")
+        self.ports = tuple(int(port) for port in kept.read_text().split())
         self.processes = {}
         self.run = None
         self.removed = False
@@ -39,9 +44,9 @@ class Folders:
         return list(dict.fromkeys([run.namespace, *run.workers]))
 
     def make(self, run, archive, server_files, worker_files):
-        if self.run is not None:
-            return
         self.run = run
+        if (self.root / SERVER).exists():  # another process made it
+            return
         owner = None
         self._mount(run, run.namespace, SERVER, archive, server_files, owner)
         for space, files in worker_files.items():
@@ -77,9 +82,10 @@ class Folders:
         environment["FLAUTIM_LAB_MOUNTS"] = str(root)
         command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
         with open(self.root / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
+            self.processes[name] = psutil.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd="/"
             )
+        (self.root / f"{name}.pid").write_text(str(self.processes[name].pid))
 
     def kill(self, name):
         self.processes[name].kill()
@@ -103,19 +109,26 @@ class Folders:
 
     def remove(self, run, seconds=60.0):
         self.removed = True
-        for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)  # they were told that the run has ended
+        psutil.wait_procs(self.living(), 10)  # they were told that the run has ended
         self.end()
         return []
 
+    def living(self):
+        """Every process of the run, those that another process started too."""
+        found = list(self.processes.values())
+        mine = {process.pid for process in found}
+        for path in self.root.glob("*.pid"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if int(path.read_text()) not in mine:
+                    found.append(psutil.Process(int(path.read_text())))
+        return [process for process in found if process.is_running()]
+
     def end(self):
-        for process in self.processes.values():
-            with contextlib.suppress(ProcessLookupError):
+        for process in self.living():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _, alive = psutil.wait_procs(self.living(), 20)
+        for process in alive:
+            process.kill()
+        for path in self.root.glob("*.pid"):
+            path.unlink()

@@ -51,6 +51,15 @@ class Refused(Exception):  # noqa: N818 - an answer
         self.status = status
 
 
+async def caller(request: Request) -> Caller:
+    """Return who sent a request; every route but one asks for it."""
+    hub: Hub = request.app.state.hub
+    return await hub.caller(request.headers.get("authorization", ""))
+
+
+Who = Annotated[Caller, Depends(caller)]
+
+
 def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
     """Return the application.
 
@@ -77,18 +86,14 @@ def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
         redoc_url=None,
         openapi_url=f"{settings.prefix}/openapi.json",
     )
+    app.state.hub = hub
     _refuse_in_sentences(app)
-    app.include_router(_routes(records, runs, hub), prefix=settings.prefix)
+    app.include_router(_routes(records, runs), prefix=settings.prefix)
     return app
 
 
-def _routes(records: Records, runs: dispatch.Dispatch, hub: Hub) -> APIRouter:
+def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     router = APIRouter()
-
-    async def caller(request: Request) -> Caller:
-        return await hub.caller(request.headers.get("authorization", ""))
-
-    Who = Annotated[Caller, Depends(caller)]  # noqa: N806 - a type
 
     def allowed(run_id: str, who: Caller, action: Action) -> RunRecord:
         """Return a run, if somebody may do this to it; to a stranger there is no such run."""

@@ -1,0 +1,17 @@
+"""``python -m tests.service.serve ROOT``: the service, with folders in place of a cluster."""
+
+import sys
+from pathlib import Path
+
+from flautim_lab.service.__main__ import main
+from tests.folders import Folders
+
+if __name__ == "__main__":
+    import flautim_lab.pods.api
+
+    made = Folders(Path(sys.argv[1]))
+    flautim_lab.pods.api.Api = lambda context=None: made
+    import flautim_lab.runners.cluster_watch
+
+    flautim_lab.runners.cluster_watch.Api = flautim_lab.pods.api.Api
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The service's routes, with a real Hub that knows the users; no run is started."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+
+import pytest
+from fastapi.testclient import TestClient
+
+from flautim_lab.errors import ClusterError
+from flautim_lab.records.event import Event
+from flautim_lab.records.store import Records
+from flautim_lab.service.app import make_app
+from flautim_lab.service.hub import Hub
+from flautim_lab.service.settings import Settings
+from tests.service.conftest import PREFIX
+
+pytestmark = pytest.mark.xdist_group("hub")
+RUN = "r20261125-202140-net-on-iris-7d1947b4"
+
+
+class Client:
+    """Asks as one user, or with any token."""
+
+    def __init__(self, test, token):
+        self._test = test
+        self._headers = {"Authorization": f"token {token}"} if token else {}
+
+    def __call__(self, method, path, **body):
+        return self._test.request(method, f"{PREFIX}{path}", headers=self._headers, **body)
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """Whoever asks for pods is refused: these tests make none."""
+
+    def refuse(context=None):
+        raise ClusterError("there is no cluster in this test")
+
+    monkeypatch.setattr("flautim_lab.pods.api.Api", refuse)
+    monkeypatch.setattr("flautim_lab.runners.cluster_watch.Api", refuse)
+
+
+@pytest.fixture
+def ask(institutions, no_cluster, hub):
+    settings = Settings.of_environment()
+    with TestClient(make_app(Records.default(), settings, Hub(settings.institutions))) as test:
+        yield lambda token: Client(test, token)
+
+
+@pytest.fixture
+def of_ana(ask):
+    """A run of ana's that has ended."""
+    records = Records.default()
+    records.create_run(
+        RUN,
+        name="iris",
+        runner="cluster",
+        rounds=2,
+        clients=3,
+        settings={"owner": "ana", "institution": "ufmg"},
+        plan={},
+        detached=True,
+    )
+    records.append(RUN, [Event(1, 1.0, "log", text="hello")])
+    records.set_status(RUN, "finished")
+    (records.folder(RUN) / "model.safetensors").write_bytes(b"weights")
+    return RUN
+
+
+def wish(**changes):
+    return {
+        "name": "iris",
+        "rounds": 2,
+        "clients": 3,
+        "settings": {},
+        "plan": {},
+        "cluster": {"institution": "ufmg"},
+        "archive": base64.b64encode(gzip.compress(b"an experiment")).decode(),
+    } | changes
+
+
+def problem(answer, status):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.json()["detail"]
+
+
+ROUTES = [
+    ("GET", "/"),
+    ("GET", "/runs"),
+    ("PUT", f"/runs/{RUN}"),
+    ("GET", f"/runs/{RUN}"),
+    ("GET", f"/runs/{RUN}/events"),
+    ("GET", f"/runs/{RUN}/files/model.safetensors"),
+    ("POST", f"/runs/{RUN}/stop"),
+]
+
+
+def test_every_route_is_in_the_table(ask):
+    told = ask(None)("GET", "/openapi.json").json()["paths"]
+    made = {
+        (method.upper(), path.removeprefix(PREFIX))
+        for path, methods in told.items()
+        for method in methods
+    }
+    named = {
+        (m, p.replace(RUN, "{run_id}").replace("model.safetensors", "{name}")) for m, p in ROUTES
+    }
+    assert made == named | {("GET", "/health")}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_nobody_gets_in_without_a_token_of_the_hub(ask, of_ana, method, path):
+    body = {"json": wish()} if method == "PUT" else {}
+    assert "send the Hub's token" in problem(ask(None)(method, path, **body), 401)
+    assert "does not know this token" in problem(ask("0" * 64)(method, path, **body), 401)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_token_that_is_not_for_the_service_is_refused(ask, hub, of_ana, method, path):
+    token = hub.token("ana", scopes=["read:users:name!user"])
+    body = {"json": wish()} if method == "PUT" else {}
+    assert "needs the scope access:services" in problem(ask(token)(method, path, **body), 403)
+
+
+def test_the_tests_service_is_no_user(ask, hub):
+    assert "does not know this token" in problem(ask(hub.told["tests"])("GET", "/"), 401)
+
+
+def test_who_you_are(ask, hub):
+    assert ask(None)("GET", "/health").json() == {"status": "well"}
+    assert ask(hub.token("ana"))("GET", "/").json() == {
+        "user": "ana",
+        "admin": False,
+        "institutions": ["ifnmg", "ufmg"],
+    }
+    # A group of the Hub that is no institution gives nothing.
+    assert ask(hub.token("bruno"))("GET", "/").json()["institutions"] == ["ufmg"]
+    assert ask(hub.token("dora"))("GET", "/").json()["admin"] is True
+
+
+@pytest.mark.parametrize(
+    ("user", "statuses"),
+    [
+        ("ana", [200, 200, 200, 200]),
+        ("dora", [200, 200, 200, 200]),
+        ("bruno", [404, 404, 404, 404]),
+        ("carla", [404, 404, 404, 404]),
+    ],
+)
+def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
+    client = ask(hub.token(user))
+    answers = [client(method, path) for method, path in ROUTES[3:]]
+    assert [answer.status_code for answer in answers] == statuses
+    listed = [run["id"] for run in client("GET", "/runs").json()]
+    assert listed == ([of_ana] if statuses[0] == 200 else [])
+
+
+def test_what_happened_and_what_is_left(ask, hub, of_ana):
+    client = ask(hub.token("ana"))
+    page = client("GET", f"/runs/{of_ana}/events?after=0&wait=5").json()
+    assert (page["status"], page["ended"], page["more"]) == ("finished", True, False)
+    assert [event[0] for event in page["events"]][:1] == [1]
+    after = page["events"][-1][0]
+    assert client("GET", f"/runs/{of_ana}/events?after={after}").json()["events"] == []
+    assert client("GET", f"/runs/{of_ana}/files/model.safetensors").content == b"weights"
+    for name in ("scale.json", "experiment.json", "..%2Frecords.db"):
+        assert client("GET", f"/runs/{of_ana}/files/{name}").status_code == 404
+    assert "after: " in problem(client("GET", f"/runs/{of_ana}/events?after=-1"), 422)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "sentence"),
+    [
+        ({"cluster": {"institution": "usp"}}, 409, "ana is not of the institution 'usp'; choose"),
+        ({"cluster": {"workers": {"ufmg": 1, "usp": 1}}}, 409, "not of the institution 'usp'"),
+        ({"cluster": {"workers": 0}}, 422, "workers must be a whole number from 1, not 0"),
+        ({"cluster": {"memory": "much"}}, 422, "memory must be a quantity"),
+        ({"cluster": {"image": "mine"}}, 422, "cluster.image: Extra inputs are not permitted"),
+        ({"cluster": {"namespace": "kube-system"}}, 422, "cluster.namespace: Extra inputs"),
+        ({"archive": "no base64!"}, 422, "the archive is no base64"),
+        ({"archive": "AAAA"}, 422, "the archive is no compressed experiment"),
+        ({"rounds": 0}, 422, "rounds: Input should be greater than or equal to 1"),
+        ({}, 409, "there is no cluster in this test"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence_and_leaves_nothing(ask, hub, changes, status, sentence):
+    answer = ask(hub.token("ana"))("PUT", f"/runs/{RUN}", json=wish(**changes))
+    assert sentence in problem(answer, status)
+    records = Records.default()
+    assert records.runs() == []
+    assert not (records.folder(RUN) / "processes").exists()
+
+
+def test_who_is_of_no_institution_runs_nothing(ask, hub):
+    answer = ask(hub.token("carla"))("PUT", f"/runs/{RUN}", json=wish())
+    assert "carla belongs to no institution; ask who runs the hub" in problem(answer, 409)
+
+
+def test_the_id_of_somebody_elses_run_cannot_be_taken(ask, hub, of_ana):
+    bruno = ask(hub.token("bruno"))
+    assert "is taken" in problem(bruno("PUT", f"/runs/{of_ana}", json=wish()), 409)
+    # Another id, of which the pods would have the same names.
+    alike = "r20261125-202140-other-7d1947b4"
+    assert "is taken" in problem(bruno("PUT", f"/runs/{alike}", json=wish()), 409)
+    for wrong in ("net", "r20261125-202140-net-7d1947b4-workers", "..%2f..%2fx"):
+        assert bruno("PUT", f"/runs/{wrong}", json=wish()).status_code in (404, 422)
+    # The owner asks again, as after an answer that was lost.
+    again = ask(hub.token("ana"))("PUT", f"/runs/{of_ana}", json=wish())
+    assert (again.status_code, again.json()["status"]) == (200, "finished")
+
+
+def test_too_large_a_request_is_not_taken_in(ask, hub):
+    answer = ask(hub.token("ana"))("PUT", f"/runs/{RUN}", content=b"x" * (32 * 2**20 + 1))
+    assert problem(answer, 413) == "a request may hold at most 32 MiB"
+
+
+def test_a_hub_that_is_away_is_said(institutions, no_cluster, monkeypatch):
+    monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:9/hub/api")
+    settings = Settings.of_environment()
+    with TestClient(make_app(Records.default(), settings, Hub(settings.institutions))) as test:
+        answer = Client(test, "0" * 64)("GET", "/")
+    assert "the Hub does not answer" in problem(answer, 503)
