@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Experiment": "experiment.experiment",
     "CSVDataset": "experiment.csv_dataset",
+    "HomeDataset": "experiment.home_dataset",
     "Cluster": "runners.cluster",
     "evenly": "experiment.partition",
     "by_label": "experiment.partition",
@@ -59,6 +60,7 @@ __all__ = [
     "Experiment",
     "ExperimentError",
     "FlautimError",
+    "HomeDataset",
     "ModelError",
     "NotebookError",
     "RecordsError",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     )
     from flautim_lab.experiment.csv_dataset import CSVDataset
     from flautim_lab.experiment.experiment import Experiment
+    from flautim_lab.experiment.home_dataset import HomeDataset
     from flautim_lab.experiment.partition import by_column, by_label, by_size, evenly
     from flautim_lab.records.event import RunStatus
     from flautim_lab.runners.cluster import Cluster

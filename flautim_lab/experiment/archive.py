@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flautim_lab.errors import BundleError, ExperimentError
 from flautim_lab.experiment.bundle import Bundle, make_bundle
 from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.partition import Partition
 
 if TYPE_CHECKING:
@@ -131,7 +132,11 @@ def _is_subclass(experiment: Experiment) -> bool:
 def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
     values = {k: v for k, v in reference.items() if k not in ("kind", "path", "sha256", "rows")}
     path = reference.get("path") or folder / "dataset.csv"
-    dataset = CSVDataset(path, **values)
+    if "homes" in values:
+        homes = dict(values.pop("homes"))
+        dataset: CSVDataset = HomeDataset(path, homes=homes, **values)
+    else:
+        dataset = CSVDataset(path, **values)
     if dataset.settings()["sha256"] != reference["sha256"]:
         raise ExperimentError(
             f"the table {path} has changed since this experiment was made; "

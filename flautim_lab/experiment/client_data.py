@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import tensors
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.loops import NO_CONTEXT, class_numbers, is_pair
 from flautim_lab.experiment.streams import numpy_stream
 
@@ -221,6 +222,12 @@ class ClientData:
         self._experiment = experiment
         self._device = device
         self._rows = experiment.splits[client]
+        #: Inputs and targets of which ``_rows`` are numbers; None where items are read one by one.
+        self._whole = tensors(experiment.dataset)
+        if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.is_home():
+            self._whole = experiment.dataset.rows_of(client)
+            own = np.arange(len(self._whole[1]))
+            self._rows = split_rows(own, experiment.validation, experiment.seed, client)
         self._scale: Scale | None = None
         self._parts: dict[str, Any] = {}
 
@@ -230,8 +237,8 @@ class ClientData:
 
     def sums(self) -> Sums:
         """Return what this client's training rows add up to (per-client or federated scaling)."""
-        dataset = self._experiment.dataset
-        features = dataset.features[torch.from_numpy(self._rows.train)].double()
+        whole: Any = self._whole  # only tables are scaled, and those are whole
+        features = whole[0][torch.from_numpy(self._rows.train)].double()
         present = ~features.isnan()
         filled = features.nan_to_num(0.0)
         return Sums(
@@ -287,7 +294,7 @@ class ClientData:
     def _part(self, split: str) -> Any:
         numbers = self._rows.train if split == "train" else self._rows.validation
         dataset = self._experiment.dataset
-        whole = tensors(dataset)
+        whole = self._whole
         if whole is None:
             return dataset, numbers
         x, y = _rows_of(whole[0], numbers), _rows_of(whole[1], numbers)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,9 @@ from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Rows, split_rows
 from flautim_lab.experiment.datasets import DatasetInfo, column, describe, make_dataset
 from flautim_lab.experiment.frozen import frozen_in_words
+from flautim_lab.experiment.home_dataset import HomeDataset, check_homes
 from flautim_lab.experiment.model_check import ModelFacts, check_model
-from flautim_lab.experiment.partition import Assignment, Partition, evenly
+from flautim_lab.experiment.partition import Assignment, Evenly, Partition, evenly
 from flautim_lab.experiment.strategies import STRATEGIES, check_strategy, client_halves
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream_seed
 from flautim_lab.names import check_name, choose
@@ -430,13 +432,22 @@ class Experiment:
         def read(name: str) -> Any:
             return column(self.dataset, name)
 
-        implied = self.partition.count(read)
+        at_home = None
+        if isinstance(self.dataset, HomeDataset):
+            partitioned = not isinstance(self.partition, Evenly)
+            at_home = check_homes(self.dataset, self.clients, partitioned, self.centralized)
+        implied = at_home or self.partition.count(read)
         if self.clients is None and implied is None:
             raise ExperimentError("say how many clients take part, for example clients=8")
         clients = settings.whole(implied if self.clients is None else self.clients, "clients")
-        assignment: Assignment = self.partition.assign(
-            self.info.rows, clients, self.seed, self.info.targets, read
-        )
+        if isinstance(self.dataset, HomeDataset):
+            # Each client has the sample here, and rows of its own where it trains.
+            sample = np.arange(self.info.rows)
+            assignment = Assignment((sample,) * clients, tuple(self.dataset.homes))
+        else:
+            assignment = self.partition.assign(
+                self.info.rows, clients, self.seed, self.info.targets, read
+            )
         self._set("clients", clients)
         splits = tuple(
             split_rows(rows, self.validation, self.seed, client)
@@ -491,8 +502,6 @@ class Experiment:
 
 
 def _together(splits: tuple[Rows, ...]) -> Rows:
-    import numpy as np
-
     return Rows(
         train=np.sort(np.concatenate([rows.train for rows in splits])),
         validation=np.sort(np.concatenate([rows.validation for rows in splits])),

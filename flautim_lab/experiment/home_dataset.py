@@ -1,0 +1,217 @@
+"""Tables that stay with their institutions: a sample here, the rows there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from flautim_lab.errors import DatasetError
+from flautim_lab.experiment.csv_dataset import CSVDataset
+from flautim_lab.experiment.table import column_names, is_number, read_table
+from flautim_lab.names import check_name, count, unknown
+
+__all__ = ["DATA_VARIABLE", "HomeDataset"]
+
+#: Where a worker in an institution finds its data volume.
+DATA_VARIABLE = "FLAUTIM_LAB_DATA"
+
+
+class HomeDataset(CSVDataset):
+    """A table of which each institution keeps its own rows; one client is one institution.
+
+    What is given here is a sample with the same columns: rows made up, or rows that may be shown.
+    Code is written and checked against it, and where a run has no data volumes (``local``,
+    ``processes``) every client trains on the sample, as a rehearsal. On a cluster a client reads
+    the table of its institution from that institution's volume, which only its own workers mount,
+    read-only (``lab.Cluster(data=...)``).
+
+    Parameters
+    ----------
+    data : str, path or pandas.DataFrame
+        The sample. Its categories and classes are all that there may be; it decides what each
+        column means.
+    target : str
+        The column to predict.
+    homes : mapping of str to str
+        Where each institution has its table: a relative path on its volume, by the name of the
+        institution (on a cluster of one's own: of the namespace). The clients are numbered in this
+        order.
+    **settings
+        Those of :class:`CSVDataset`.
+
+    Raises
+    ------
+    DatasetError
+        If the sample cannot be used, or a home is none.
+
+    Examples
+    --------
+    >>> telemetry = HomeDataset(  # doctest: +SKIP
+    ...     "sample.csv", target="energy", homes={"ufmg": "trips.csv", "ifnmg": "2026/trips.csv"}
+    ... )
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | pd.DataFrame,
+        target: str | None = None,
+        *,
+        homes: Mapping[str, str],
+        **settings: Any,
+    ) -> None:
+        super().__init__(data, target, **settings)
+        self.homes = _check_homes(homes)
+
+    def settings(self) -> dict[str, Any]:
+        """Return those of a table, and ``homes`` as pairs: their order numbers the clients."""
+        return super().settings() | {"homes": [list(pair) for pair in self.homes.items()]}
+
+    def place(self, client: int) -> str:
+        """Return the institution of a client."""
+        return list(self.homes)[client]
+
+    def is_home(self) -> bool:
+        """Whether this process is a worker with a data volume."""
+        return bool(os.environ.get(DATA_VARIABLE))
+
+    def rows_of(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of a client: its institution's where they are, else the sample's.
+
+        Returns
+        -------
+        features : Tensor of float32, shape (rows, n_features)
+            As :attr:`CSVDataset.features`.
+        targets : Tensor of int64 or float32, shape (rows,)
+
+        Raises
+        ------
+        DatasetError
+            If the institution's table is not there, or is not as the sample is. It names columns
+            and counts, never a value.
+        """
+        if not self.is_home():
+            return self.features, self.targets
+        place = self.place(client)
+        path = Path(os.environ[DATA_VARIABLE]) / self.homes[place]
+        shown = f"the table of {place}"
+        if not path.is_file():
+            raise DatasetError(
+                f"{shown} cannot be read: {self.homes[place]!r} is not on the volume of {place}"
+            )
+        try:
+            frame, _ = read_table(path)
+        except DatasetError as error:
+            raise DatasetError(f"{shown} cannot be read: {error}") from None
+        return self._read(frame, shown)
+
+    def _read(self, frame: pd.DataFrame, shown: str) -> tuple[Tensor, Tensor]:
+        names = [name for name in column_names(self.frame) if name not in self.ignore]
+        for name in names:
+            if name not in frame:
+                raise DatasetError(f"{shown}: {unknown(name, column_names(frame), 'column')}")
+        used = frame[names]
+        if self.missing == "drop":
+            used = used[used.notna().all(axis=1)].reset_index(drop=True)
+        if used[self.target].isna().any():
+            raise DatasetError(
+                f"{shown} lacks the target {self.target!r} in "
+                f"{count(int(used[self.target].isna().sum()), 'row')}; fill it in, or say "
+                "missing='drop'"
+            )
+        if len(used) < 2:
+            raise DatasetError(
+                f"{shown} has {count(len(used), 'row')} that can be used, and training and "
+                "validation need two"
+            )
+        _check_alike(used, self.frame[names], self.target, shown)
+        return self.encode(used), self._encode_targets(used[self.target], shown)
+
+    def _encode_targets(self, values: pd.Series[Any], shown: str) -> Tensor:
+        if self.classes is None:
+            return torch.from_numpy(values.to_numpy(np.float32))
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        texts = values.map(_class_name)
+        known = texts.isin(numbers)
+        if not known.all():
+            raise DatasetError(
+                f"{shown} has {count(int((~known).sum()), 'row')} of a class of {self.target!r} "
+                f"that the sample does not have; its classes are: {', '.join(self.classes)}"
+            )
+        return torch.from_numpy(texts.map(numbers).to_numpy(np.int64))
+
+
+def _class_name(value: Any) -> str:
+    """Return a class as ``CSVDataset.classes`` names it."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        number = float(value)
+        return str(int(number)) if number == int(number) else str(number)
+    return str(value)
+
+
+def _check_alike(frame: pd.DataFrame, sample: pd.DataFrame, target: str, shown: str) -> None:
+    """Refuse a table whose columns hold something else than the sample's, without telling what."""
+    for name in column_names(sample):
+        ours, theirs = sample[name], frame[name]
+        if is_number(ours) != is_number(theirs) and not theirs.isna().all():
+            held, wanted = ("numbers", "text") if is_number(theirs) else ("text", "numbers")
+            raise DatasetError(f"{shown}: column {name!r} holds {held}, and {wanted} are wanted")
+        if not is_number(ours) and name != target:
+            strange = set(theirs.dropna().map(str)) - set(ours.dropna().map(str))
+            if strange:
+                raise DatasetError(
+                    f"{shown}: column {name!r} has {count(len(strange), 'category', 'categories')} "
+                    "that the sample does not have; add them to the sample"
+                )
+
+
+def _check_homes(homes: Any) -> dict[str, str]:
+    if not isinstance(homes, Mapping) or not homes:
+        raise DatasetError(
+            "homes must say where each institution has its table, such as "
+            f"{{'ufmg': 'trips.csv'}}, not {homes!r}"
+        )
+    checked = {}
+    for name, path in homes.items():
+        place = check_name(name, "institution")
+        parts = PurePosixPath(path).parts if isinstance(path, str) else ()
+        if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
+            raise DatasetError(
+                f"the home of {place!r} must be a relative path on its volume, such as "
+                f"'trips.csv', not {path!r}"
+            )
+        checked[place] = path
+    return checked
+
+
+def check_homes(dataset: HomeDataset, clients: Any, partitioned: bool, centralized: bool) -> int:
+    """Return how many clients there are; refuse what would move rows between homes.
+
+    Raises
+    ------
+    DatasetError
+        If another number of clients, a partition, or a centralized baseline is asked for.
+    """
+    homes = len(dataset.homes)
+    if clients is not None and clients != homes:
+        raise DatasetError(
+            f"the rows stay in {count(homes, 'home')}, one client each; leave clients out (it is "
+            f"{clients!r})"
+        )
+    if partitioned:
+        raise DatasetError(
+            "the rows stay with their institutions, one client each; leave partition out, or use "
+            "lab.CSVDataset to share out rows that are here"
+        )
+    if centralized:
+        raise DatasetError(
+            "the rows stay with their institutions, so there is no centralized baseline; use "
+            "lab.CSVDataset on the sample for one"
+        )
+    return homes

@@ -1,0 +1,170 @@
+"""Tables that stay with their institutions: what the kernel sees, and what a worker there reads."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import flautim_lab as lab
+from flautim_lab.experiment.client_data import ClientData
+from flautim_lab.experiment.experiment import Experiment
+from tests.federations import Net, iris_frame
+
+HOMES = {"ufmg": "iris.csv", "ifnmg": "2026/iris.csv"}
+
+
+@pytest.fixture
+def volume(tmp_path, monkeypatch):
+    """An institution's volume, as a worker there has it."""
+    folder = tmp_path / "volume"
+    (folder / "2026").mkdir(parents=True)
+    frame = iris_frame()
+    frame.iloc[:60].to_csv(folder / "iris.csv", index=False)
+    frame.iloc[60:].to_csv(folder / "2026/iris.csv", index=False)
+    monkeypatch.setenv("FLAUTIM_LAB_DATA", str(folder))
+    return folder
+
+
+def sample(rows=None, **settings):
+    frame = iris_frame()
+    # One row of each species, so that all classes are known.
+    frame = frame.groupby("species").head(2) if rows is None else rows
+    return lab.HomeDataset(frame, target="species", homes=HOMES, **settings)
+
+
+def at_home(**settings):
+    return lab.Experiment(sample(), Net, rounds=2, **settings)
+
+
+def test_one_client_is_one_institution_with_the_sample_here():
+    made = at_home()
+    assert made.client_names == ("ufmg", "ifnmg")
+    assert made.clients == 2
+    assert [len(rows.train) + len(rows.validation) for rows in made.splits] == [6, 6]
+    assert ClientData(made, 1).rows("train") == len(made.splits[1].train)
+    run = lab.run(made).wait()  # a rehearsal
+    assert run.final("accuracy") >= 0
+
+
+def test_a_worker_there_reads_its_own_rows_and_no_others(volume):
+    made, whole = at_home(), lab.CSVDataset(iris_frame(), target="species")
+    for client, rows in enumerate([slice(0, 60), slice(60, 150)]):
+        features, targets = made.dataset.rows_of(client)
+        assert torch.equal(features, whole.features[rows])
+        assert torch.equal(targets, whole.targets[rows])
+        data = ClientData(made, client)
+        assert data.rows("train") + data.rows("validation") == len(targets)
+        seen = np.concatenate([data._rows.train, data._rows.validation])
+        assert sorted(seen) == list(range(len(targets)))
+        sums = data.sums()
+        chosen = features[torch.from_numpy(data._rows.train)].double()
+        assert np.allclose(sums.total, chosen.sum(0).numpy())
+
+
+def test_it_round_trips_and_keeps_the_order_of_its_homes(tmp_path):
+    homes = {"zeta": "a.csv", "alfa": "b.csv"}
+    frame = iris_frame().groupby("species").head(2)
+    made = lab.Experiment(
+        lab.HomeDataset(frame, target="species", homes=homes, missing="drop"), Net
+    )
+    again = Experiment.load(made.save(tmp_path / "kept"))
+    assert isinstance(again.dataset, lab.HomeDataset)
+    assert list(again.dataset.homes.items()) == list(homes.items())
+    assert again.client_names == ("zeta", "alfa")
+    assert again.dataset.settings() | {"path": None} == made.dataset.settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"clients": 3}, "the rows stay in 2 homes, one client each; leave clients out (it is 3)"),
+        ({"partition": lab.by_label(alpha=1.0)}, "one client each; leave partition out"),
+        ({"centralized": True}, "so there is no centralized baseline; use lab.CSVDataset"),
+    ],
+)
+def test_rows_are_not_moved_between_homes(settings, sentence):
+    with pytest.raises(lab.DatasetError, match=re.escape(sentence)):
+        at_home(**settings)
+
+
+@pytest.mark.parametrize(
+    ("homes", "sentence"),
+    [
+        ({}, "homes must say where each institution has its table, such as {'ufmg': 'trips.csv'}"),
+        (["ufmg"], "homes must say where each institution has its table"),
+        ({"ufmg": "/etc/passwd"}, "the home of 'ufmg' must be a relative path on its volume"),
+        ({"ufmg": "../ifnmg/iris.csv"}, "must be a relative path on its volume"),
+        ({"ufmg": ""}, "must be a relative path on its volume"),
+        ({"uf/mg": "a.csv"}, "the name 'uf/mg' of the institution holds a slash"),
+    ],
+)
+def test_a_home_that_is_none(homes, sentence):
+    with pytest.raises(lab.ExperimentError, match=re.escape(sentence)):
+        lab.HomeDataset(iris_frame(), target="species", homes=homes)
+
+
+def without(column):
+    return lambda frame: frame.drop(columns=column)
+
+
+def with_text(frame):
+    return frame.assign(petal_width="secret")
+
+
+def with_a_class(frame):
+    return frame.assign(species=["secret", *frame.species[1:]])
+
+
+def with_gaps(frame):
+    return frame.assign(petal_width=[np.nan, *frame.petal_width[1:]])
+
+
+def without_target(frame):
+    return frame.assign(species=[None, *frame.species[1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (without("petal_width"), "the table of ufmg: no column named 'petal_width'"),
+        (with_text, "the table of ufmg: column 'petal_width' holds text, and numbers are wanted"),
+        (with_a_class, "has 1 row of a class of 'species' that the sample does not have"),
+        (with_gaps, "column 'petal_width' has missing values; fill them first"),
+        (without_target, "the table of ufmg lacks the target 'species' in 1 row; fill it in"),
+        (lambda frame: frame.iloc[:1], "the table of ufmg has 1 row that can be used, and"),
+    ],
+)
+def test_a_table_that_is_not_as_the_sample_is(volume, change, sentence):
+    frame = pd.read_csv(volume / "iris.csv")
+    change(frame).to_csv(volume / "iris.csv", index=False)
+    with pytest.raises(lab.DatasetError, match=re.escape(sentence)) as caught:
+        sample().rows_of(0)
+    assert "secret" not in str(caught.value)  # a value of a row is never told
+
+
+def test_a_table_that_is_not_there(volume):
+    (volume / "iris.csv").unlink()
+    with pytest.raises(lab.DatasetError, match=r"'iris.csv' is not on the volume of ufmg") as told:
+        sample().rows_of(0)
+    assert str(volume) not in str(told.value)
+
+
+def test_rows_with_gaps_are_left_out_where_that_was_said(volume):
+    with_gaps(pd.read_csv(volume / "iris.csv")).to_csv(volume / "iris.csv", index=False)
+    features, targets = sample(missing="drop").rows_of(0)
+    assert len(features) == len(targets) == 59
+    features, _ = sample(missing="mean").rows_of(0)
+    assert features.isnan().sum() == 1
+
+
+def test_categories_and_whole_number_classes_are_the_samples(volume):
+    rows = pd.DataFrame({"kind": ["a", "b", "c", "a"], "x": [1.0, 2, 3, 4], "y": [2, 5, 7, 2]})
+    rows.iloc[[1, 3]].to_csv(volume / "iris.csv", index=False)
+    made = lab.HomeDataset(rows, target="y", task="classification", homes={"ufmg": "iris.csv"})
+    features, targets = made.rows_of(0)
+    assert targets.tolist() == [1, 0]
+    assert torch.equal(features, made.features[[1, 3]])
