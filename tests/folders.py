@@ -32,6 +32,8 @@ class Folders:
         kept = root / "ports"
         if not kept.exists():
             kept.write_text(f"{free_port()} {free_port()}")
+        #: Folder of the data volume of each namespace that has one.
+        self.data = {}
         self.ports = tuple(int(port) for port in kept.read_text().split())
         self.processes = {}
         self.run = None
@@ -79,6 +81,8 @@ class Folders:
                 "FLAUTIM_LAB_FIRST_SLOT": str(self.run.first_slot(space)),
                 "JOB_COMPLETION_INDEX": str(index),
             }
+            if space in self.run.data:
+                environment["FLAUTIM_LAB_DATA"] = str(self.data[space])
         environment["FLAUTIM_LAB_MOUNTS"] = str(root)
         command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
         with open(self.root / f"{name}.log", "ab") as log:

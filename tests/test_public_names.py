@@ -19,6 +19,7 @@ def test_the_public_names():
         "Experiment",
         "ExperimentError",
         "FlautimError",
+        "HomeDataset",
         "ModelError",
         "NotebookError",
         "RecordsError",

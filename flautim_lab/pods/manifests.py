@@ -25,6 +25,8 @@ from typing import Any
 
 from kubernetes import client as k8s
 
+from flautim_lab.experiment.home_dataset import DATA_VARIABLE
+
 ROLE_LABEL, RUN_LABEL = "flautim-lab/role", "flautim-lab/run"
 SERVER, WORKER = "server", "worker"
 ENTRIES = {SERVER: "pod_server", WORKER: "pod_client"}
@@ -33,6 +35,7 @@ FLEET_PORT, API_PORT = 9092, 9093
 CHUNK_BYTES = 700_000  # a ConfigMap holds 1 MiB, and its bytes travel as base64
 USER = 1000  # of the image; any but root would do
 CODE, STATE, RUN_FILES, KEYS = "/flautim/code", "/flautim/state", "/flautim/run", "/flautim/keys"
+DATA = "/flautim/data"
 BUG_EXIT = 70  # of a worker whose experiment cannot be loaded: starting it again changes nothing
 WAIT_FOR_DISRUPTED_SECONDS = 30
 ANYWHERE = "kubernetes.io/metadata.name"
@@ -86,6 +89,8 @@ class RunPods:
         After which the run is ended, whoever forgot it.
     keep_seconds : int
         How long ended jobs stay to be looked at.
+    data : mapping of str to str
+        The claim of the volume that the workers of a namespace read, for rows that stay there.
     """
 
     run_id: str
@@ -104,6 +109,7 @@ class RunPods:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -134,7 +140,13 @@ class RunPods:
 
     def facts(self) -> dict[str, Any]:
         """Return what every process of the run is told."""
-        return {"run_id": self.run_id, "slots": self.slots, "clients": self.clients}
+        places = [space for space, number in self.workers.items() for _ in range(number)]
+        return {
+            "run_id": self.run_id,
+            "slots": self.slots,
+            "clients": self.clients,
+            "places": places if self.data else [],
+        }
 
 
 def labels(run: RunPods, role: str) -> dict[str, str]:
@@ -267,6 +279,8 @@ def make_worker_job(
         k8s.V1EnvVar(name="FLAUTIM_LAB_FIRST_SLOT", value=str(run.first_slot(namespace))),
     ]
     pod = _pod(run, namespace, WORKER, container, parts, "Never")
+    if namespace in run.data:
+        _mount_data(pod, run.data[namespace])
     rules = [
         k8s.V1PodFailurePolicyRule(
             action="Ignore",
@@ -431,6 +445,16 @@ def _pod(
             ],
         ),
     )
+
+
+def _mount_data(pod: k8s.V1PodTemplateSpec, claim: str) -> None:
+    """Let a pod's only container read an institution's volume; nobody writes to it."""
+    source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
+    pod.spec.volumes.append(k8s.V1Volume(name="data", persistent_volume_claim=source))
+    (container,) = pod.spec.containers
+    mount = k8s.V1VolumeMount(name="data", mount_path=DATA, read_only=True)
+    container.volume_mounts.append(mount)
+    container.env.append(k8s.V1EnvVar(name=DATA_VARIABLE, value=DATA))
 
 
 def _peer(run: RunPods, namespace: str, role: str) -> k8s.V1NetworkPolicyPeer:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ IMAGE_VARIABLE = "FLAUTIM_LAB_IMAGE"
 IMAGE = "flautim-lab:0.1.0"
 _CPU = re.compile(r"\d+(\.\d+)?|\d+m")
 _BYTES = re.compile(r"\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -53,6 +54,9 @@ class Cluster:
         The volume of the checkpoints.
     hours : float
         After which the run is ended, whoever forgot it.
+    data : mapping of str to str
+        For a :class:`HomeDataset`: the PersistentVolumeClaim of each institution's (namespace's)
+        data, which its workers mount read-only.
     node_selector, tolerations, priority_class
         As in a pod's own specification.
 
@@ -77,6 +81,7 @@ class Cluster:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = self.workers if isinstance(self.workers, Mapping) else {"": self.workers}
@@ -92,6 +97,17 @@ class Cluster:
             if not _NAMESPACE.fullmatch(space):
                 raise ExperimentError(
                     f"{space!r} cannot be a namespace; use lower-case letters, digits and dashes"
+                )
+        for space, claim in self.data.items():
+            if not isinstance(claim, str) or not _CLAIM.fullmatch(claim):
+                raise ExperimentError(
+                    f"the data of {space!r} must be the name of a PersistentVolumeClaim, not "
+                    f"{claim!r}"
+                )
+            if space not in numbers:
+                raise ExperimentError(
+                    f"the data of {space!r} have no worker there; give it one, as in "
+                    f'workers={{"{space}": 1}}'
                 )
         for name in ("cpu", "server_cpu"):
             _check_quantity(name, getattr(self, name), _CPU, "'500m' or '2'")
@@ -135,7 +151,29 @@ class Cluster:
             node_selector=dict(self.node_selector),
             tolerations=[dict(each) for each in self.tolerations],
             priority_class=self.priority_class,
+            data=dict(self.data),
         )
+
+    def check_homes(self, homes: Iterable[str]) -> None:
+        """Refuse a cluster where some rows that stay at home would have no worker.
+
+        Parameters
+        ----------
+        homes : iterable of str
+            Of a :class:`HomeDataset`.
+
+        Raises
+        ------
+        ExperimentError
+            Naming what to give.
+        """
+        workers = self.workers if isinstance(self.workers, Mapping) else {}
+        for home in homes:
+            if home not in workers or home not in self.data:
+                raise ExperimentError(
+                    f"the rows of {home!r} stay there; give it workers, and say on which volume "
+                    f'they are: lab.Cluster(workers={{"{home}": 1}}, data={{"{home}": "CLAIM"}})'
+                )
 
 
 def _check_quantity(name: str, value: Any, form: re.Pattern[str], examples: str) -> None:

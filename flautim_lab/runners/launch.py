@@ -11,6 +11,7 @@ from typing import Any
 
 from flautim_lab.errors import BundleError, ClusterError, ExperimentError, FlautimError
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.names import check_name, choose, duration, make_run_id
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
@@ -106,6 +107,8 @@ def run(
     folder = records.folder(run_id)
     pods: ClusterRun | ServiceRun | None = None
     if cluster is not None:
+        if isinstance(experiment.dataset, HomeDataset):
+            cluster.check_homes(experiment.dataset.homes)
         pods = (ServiceRun if service.is_at_hand(cluster) else ClusterRun)(folder)
         try:
             pods.prepare(run_id, pack(experiment), len(experiment.splits), cluster)
@@ -119,6 +122,8 @@ def run(
             raise
         # The local runner has the live classes; only another kernel will miss them.
         settings["unbundled"] = str(error)
+    if cluster is not None and isinstance(experiment.dataset, HomeDataset):
+        settings["client_rows"] = []  # how many there are is known there
     if on != "local":
         settings["kernel"] = [socket.gethostname(), os.getpid()]  # whose it is; it owns no process
     about: dict[str, Any] = {

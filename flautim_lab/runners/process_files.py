@@ -47,6 +47,8 @@ class RunFacts:
     slots : int
         How many workers there are.
     clients : int
+    places : tuple of str
+        Where the worker of each slot is; empty where any of them may host any client.
     kernel : tuple of (int, float)
         Process number and start of the process that started the run.
     """
@@ -55,6 +57,7 @@ class RunFacts:
     slots: int
     clients: int
     kernel: tuple[int, float] = (0, 0.0)
+    places: tuple[str, ...] = ()
 
 
 class ProcessFolder:
@@ -84,7 +87,9 @@ class ProcessFolder:
     def facts(self) -> RunFacts:
         """Read what the processes are told."""
         facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return RunFacts(**facts | {"kernel": tuple(facts["kernel"])})
+        return RunFacts(
+            **facts | {name: tuple(facts.get(name, ())) for name in ("kernel", "places")}
+        )
 
     def write_port(self, port: int) -> None:
         """Write where the server listens."""

@@ -18,8 +18,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from flautim_lab.errors import FlautimError, RecordsError
+from flautim_lab.errors import FlautimError, RecordsError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
@@ -190,6 +191,7 @@ def _federate(
         stopped=stop.is_set,
         enough=experiment.enough_answers,
         log=recorder.log,
+        hosts=_hosts(experiment, facts),
     )
     grid.heard = faults.heard
     grid.used = lambda slot, used: server.usage.add(f"client-{slot}", used)
@@ -207,6 +209,26 @@ def _federate(
         link.close()
         faults.drain()
     return RunStatus.FINISHED, server.remark
+
+
+def _hosts(experiment: Experiment, facts: RunFacts) -> Callable[[int], list[int]] | None:
+    """Return which slots may host a client: where its rows are, if they stay somewhere.
+
+    Raises
+    ------
+    TrainingError
+        If no worker is where some client's rows are.
+    """
+    dataset = experiment.dataset
+    if not facts.places or not isinstance(dataset, HomeDataset):
+        return None
+    at: dict[str, list[int]] = {}
+    for slot, place in enumerate(facts.places):
+        at.setdefault(place, []).append(slot)
+    for place in dataset.homes:
+        if place not in at:
+            raise TrainingError(f"no worker is at {place!r}, where the rows of a client are")
+    return lambda client: at[dataset.place(client)]
 
 
 def _listen(folder: ProcessFolder, files: ServerFiles) -> SuperLink:

@@ -190,6 +190,11 @@ def _chosen(cluster: Cluster) -> dict[str, Any]:
                 f"namespace={value!r} is the hub's to choose; name institutions instead, as in "
                 'lab.Cluster(workers={"ufmg": 2})'
             )
+        if name == "data" and value:
+            raise ExperimentError(
+                "rows that stay with their institutions need a grant of their owner, which this "
+                "hub cannot give yet; run on the sample, with lab.run(experiment)"
+            )
         if value != getattr(default, name):
             raise ExperimentError(
                 f"{name}={value!r} is the hub's to choose; leave it out, or ask who runs the hub"

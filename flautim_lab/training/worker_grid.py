@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Error, Message
@@ -61,6 +61,8 @@ class WorkerGrid(ClientGrid):
         How few answers end a round once its time is up.
     log : callable
         Gets one line when there is something to say.
+    hosts : callable, optional
+        Returns the slots whose workers may host a client: those where its rows are. All by default.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class WorkerGrid(ClientGrid):
         stopped: Callable[[], bool],
         enough: int = 1,
         log: Callable[[str], None] = lambda _line: None,
+        hosts: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         super().__init__(clients)
+        self._hosts = hosts or (lambda _client: range(self._slots))
         self._link = link
         self._slots = slots
         self._roster = roster
@@ -195,12 +199,11 @@ class WorkerGrid(ClientGrid):
         if not waiting or not here:
             return
         busy = {flight.node for flight in flights.values()}
-        slots = sorted(here)
         of_slot: dict[int, list[int]] = {}
         for client in sorted(waiting):
-            home = client % self._slots
-            slot = home if home in here else slots[client % len(slots)]
-            of_slot.setdefault(slot, []).append(client)
+            slot = self._slot_of(client, here)
+            if slot is not None:
+                of_slot.setdefault(slot, []).append(client)
         for slot, clients in of_slot.items():
             node, activated = here[slot]
             if node in busy:
@@ -227,6 +230,15 @@ class WorkerGrid(ClientGrid):
             flights[message_id] = Flight(slot, node, activated, questions)
             for client in alike:
                 del waiting[client]
+
+    def _slot_of(self, client: int, here: Mapping[int, object]) -> int | None:
+        """Return the slot at which a client is hosted now; None where none may host it."""
+        mine = self._hosts(client)
+        home = mine[client % len(mine)]
+        if home in here:
+            return home
+        others = [slot for slot in mine if slot in here]
+        return others[client % len(others)] if others else None
 
     def _receive(
         self, flights: dict[str, Flight], waiting: dict[int, Message]

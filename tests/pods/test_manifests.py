@@ -8,6 +8,7 @@ import pytest
 import yaml
 from kubernetes import client as k8s
 
+from flautim_lab.experiment.home_dataset import DATA_VARIABLE
 from flautim_lab.pods import manifests
 from flautim_lab.pods.manifests import SERVER, WORKER, Resources, RunPods
 
@@ -244,3 +245,22 @@ def test_gpus_and_where_to_run_are_asked_for_on_request():
     assert pod["priorityClassName"] == "low"
     claim = plain(manifests.make_volume_claim(run, OWNER))
     assert claim["spec"]["storageClassName"] == "fast"
+
+
+def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody():
+    run = dataclasses.replace(RUN, data={"ifnmg": "trips"})
+    ufmg, ifnmg = (
+        manifests.make_worker_job(run, space, 1, OWNER).spec.template.spec for space in run.workers
+    )
+    (mount,) = [each for each in ifnmg.containers[0].volume_mounts if each.name == "data"]
+    (volume,) = [each for each in ifnmg.volumes if each.name == "data"]
+    assert (mount.mount_path, mount.read_only) == ("/flautim/data", True)
+    assert volume.persistent_volume_claim.claim_name == "trips"
+    assert volume.persistent_volume_claim.read_only is True
+    told = {each.name: each.value for each in ifnmg.containers[0].env}
+    assert told[DATA_VARIABLE] == "/flautim/data"
+    for others in (ufmg, manifests.make_server_job(run, 1, OWNER).spec.template.spec):
+        assert "data" not in [each.name for each in others.volumes]
+        assert DATA_VARIABLE not in [each.name for each in others.containers[0].env]
+    assert run.facts()["places"] == ["ufmg"] * 2 + ["ifnmg"] * 3
+    assert RUN.facts()["places"] == []

@@ -25,6 +25,11 @@ from tests.federations import Net, experiment, iris_frame
         ({"memory": "1GB"}, "memory must be a quantity such as '512Mi' or '2Gi', not '1GB'"),
         ({"memory": 5}, "memory must be a quantity such as '512Mi' or '2Gi', not 5"),
         ({"gpu": -1}, "gpu must be a whole number from 0, not -1"),
+        ({"data": {"ufmg": "d"}}, "the data of 'ufmg' have no worker there; give it one, as in"),
+        (
+            {"workers": {"ufmg": 1}, "data": {"ufmg": "No/claim"}},
+            "the data of 'ufmg' must be the name of a PersistentVolumeClaim, not 'No/claim'",
+        ),
         ({"hours": 0}, "hours must be a number above 0 and at most 720, not 0"),
     ],
 )
@@ -40,6 +45,16 @@ def test_a_number_of_workers_is_for_the_servers_namespace_and_no_more_than_clien
     assert pods.name == object_name(run_id) == "r20261125-202140-7d1947b4"
     pods = lab.Cluster(workers={"a": 1, "b": 2}, namespace="hub").pods(run_id, 3, "mine")
     assert (pods.namespace, pods.workers) == ("hub", {"a": 1, "b": 2})
+
+
+def test_rows_that_stay_at_home_need_a_worker_and_a_volume_there():
+    sample = iris_frame().groupby("species").head(2)
+    homes = lab.HomeDataset(sample, target="species", homes={"ufmg": "iris.csv"})
+    sentence = re.escape("the rows of 'ufmg' stay there; give it workers, and say on which volume")
+    for cluster in ("cluster", lab.Cluster(workers={"ufmg": 1})):
+        with pytest.raises(lab.ExperimentError, match=sentence):
+            lab.run(lab.Experiment(homes, Net), on=cluster)
+    assert lab.runs() == []
 
 
 def test_without_a_cluster_nothing_is_recorded(monkeypatch, tmp_path):

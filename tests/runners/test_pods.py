@@ -24,7 +24,7 @@ from flautim_lab.runners import cluster_watch
 from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.pod_files import pack
-from tests.federations import DropoutNet, Net, experiment, same
+from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.folders import Folders
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -90,6 +90,32 @@ def test_as_pods_it_ends_with_the_kernels_bits_whatever_dies(folders, monkeypatc
     left = {path.name for path in pods.folder.path.rglob("*") if path.is_file()}
     assert not {n for n in left if n.endswith((".key", ".pem", ".pub", ".pid", ".gz"))}
     assert "token" not in left
+
+
+def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folders, tmp_path):
+    whole = iris_frame()
+    whole["home"] = ["here"] * 60 + ["there"] * 90
+    homes = {}
+    for name, rows in whole.groupby("home"):
+        folders.data[name] = tmp_path / name
+        folders.data[name].mkdir()
+        rows.drop(columns="home").to_csv(folders.data[name] / "iris.csv", index=False)
+        homes[name] = "iris.csv"
+    table = lab.CSVDataset(whole, target="species", ignore=["home"])
+    settings = {"rounds": 4, "seed": 3, "lr": 0.1}
+    expected = lab.run(
+        lab.Experiment(table, Net, partition=lab.by_column("home"), **settings)
+    ).wait()
+    sample = whole.drop(columns="home").groupby("species").head(2)
+    made = lab.Experiment(lab.HomeDataset(sample, target="species", homes=homes), Net, **settings)
+    # Two workers here, one there: no client is hosted where its rows are not.
+    run, pods = start(
+        made, folders, workers={"here": 2, "there": 1}, data={"here": "iris", "there": "iris"}
+    )
+    ClusterWatch(pods).run()
+    assert (str(run.status), run.message) == ("finished", "")
+    assert same(expected.model().state_dict(), run.model().state_dict())
+    assert run.metrics.equals(expected.metrics)
 
 
 def test_a_stop_reaches_the_server_and_what_was_learned_is_kept(folders):
