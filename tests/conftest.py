@@ -19,6 +19,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def unmeasured_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts are measured for coverage only where it says so.
+
+    Measuring slows their start; kernels of notebooks and kills run the same code as other tests.
+    """
+    if request.node.get_closest_marker("measures_children") is None:
+        for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+            monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def one_torch_thread() -> None:
     """The other core is busy with other tests."""
     import torch

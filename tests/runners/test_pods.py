@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 import time
 
 import pytest
@@ -27,7 +28,7 @@ from flautim_lab.runners.pod_files import pack
 from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.folders import Folders
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.measures_children]
 PATIENCE = 150
 
 
@@ -120,8 +121,13 @@ def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folde
 
 def test_a_stop_reaches_the_server_and_what_was_learned_is_kept(folders):
     run, pods = start(experiment(Net, rounds=100_000, clients=2), folders, workers=1)
-    run._records.request_stop(run.id)
-    ClusterWatch(pods).run()
+    watch = threading.Thread(target=ClusterWatch(pods).run)
+    watch.start()
+    end = time.monotonic() + PATIENCE
+    while run.round < 1 and time.monotonic() < end:
+        time.sleep(0.05)
+    run.stop()
+    watch.join(PATIENCE)
     assert str(run.status) == "stopped"
     assert run.message.startswith("stopped after round")
 
