@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,9 @@ class SuperLink:
         task = self._state.get_run_info(run_ids=[self._run_id])[0].primary_task_id
         self._state.claim_task(task)
         self._state.activate_task(task)
+        # Flower ends a run whose app gave no sign of life for a minute. Here the app is in this
+        # very process, which may be stopped for longer (a laptop that sleeps): it never expires.
+        self._state.task_token_store[task].active_until = datetime.max.replace(tzinfo=UTC)
         TaskIdentity.task_id = task
         TaskIdentity.run_id = self._run_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID

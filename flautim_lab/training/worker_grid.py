@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
+from flautim_lab.errors import TrainingError
 from flautim_lab.names import count
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
@@ -29,6 +30,8 @@ from flautim_lab.training.worker import (
 
 LOOK_SECONDS = 0.01
 PARTS = 3  # a worker gets its clients in so many portions, so that one may be taken over midway
+LONGEST_SECONDS = 30 * 24 * 3600.0  # that a worker may take for its clients; Flower's own is 12 h
+REFUSED_SECONDS = 60.0  # without one message that the SuperLink takes: it never will
 SHORT_SECONDS = 1.0  # work that takes no longer goes out in one portion
 
 
@@ -86,6 +89,7 @@ class WorkerGrid(ClientGrid):
         self._enough = enough
         self._log = log
         self._connected: dict[int, float] = {}
+        self._refused_since: float | None = None
         #: Seconds per client, by slot and type of message, when it last answered.
         self._pace: dict[tuple[int, str], float] = {}
         #: Called with a slot when its worker has connected, or has answered.
@@ -224,9 +228,16 @@ class WorkerGrid(ClientGrid):
             questions = {client: waiting[client] for client in alike}
             work = make_work(first.content, first.metadata.message_type, alike)
             try:
-                message_id = self._link.send(Message(work, node, WORK))
-            except Refused:
-                continue  # lost between two looks; the next one sees it
+                message_id = self._link.send(Message(work, node, WORK, ttl=LONGEST_SECONDS))
+            except Refused as error:  # lost between two looks; the next one sees it
+                self._refused_since = self._refused_since or time.monotonic()
+                if time.monotonic() - self._refused_since > REFUSED_SECONDS:
+                    raise TrainingError(
+                        f"the run's SuperLink takes no work for its workers any more ({error}); "
+                        "its log tells what Flower says"
+                    ) from error
+                continue
+            self._refused_since = None
             flights[message_id] = Flight(slot, node, activated, questions)
             for client in alike:
                 del waiting[client]

@@ -111,6 +111,19 @@ def survives_anything(outcome: Outcome) -> None:
     assert [len(outcome.records.faults(run.id)) for run in small] == [0, 4, 4]
 
 
+def on_the_cluster(outcome: Outcome) -> None:
+    text = outcome.text()
+    assert "weights equal, bit for bit: True; the same metrics: True" in text
+    assert text.count("weights equal, bit for bit: True") == 2
+    assert outcome.final("accuracy")["FedAvg"] > 0.8
+    assert [run.runner for run in outcome.runs] == ["processes", "local", "processes", "local"]
+    (fault,) = outcome.records.faults(outcome.runs[2].id).itertuples()
+    assert fault.target == "server"
+    assert fault.recovery_seconds > 0
+
+
+#: What is set where there is nothing else to run on; tests/cluster runs it on pods.
+PARAMETERS = {"08_on_the_cluster": {"runner": "processes"}}
 LEARNED: dict[str, Callable[[Outcome], None]] = {
     "01_first_experiment": first_experiment,
     "02_uneven_clients": uneven_clients,
@@ -118,6 +131,7 @@ LEARNED: dict[str, Callable[[Outcome], None]] = {
     "04_magics": magics,
     "05_connected_vehicles": connected_vehicles,
     "06_survives_anything": survives_anything,
+    "08_on_the_cluster": on_the_cluster,
 }
 
 
@@ -129,7 +143,8 @@ def test_there_are_notebooks_and_each_has_something_to_learn() -> None:
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_notebook_runs_and_learns(path: Path, tmp_path: Path) -> None:
-    done = execute_notebook(path, tmp_path / path.name, timeout_seconds=300)
+    set_here = PARAMETERS.get(path.stem, {})
+    done = execute_notebook(path, tmp_path / path.name, set_here, timeout_seconds=300)
     outcome = Outcome(done.path)
     assert [output for output in outcome.outputs() if output.output_type == "error"] == []
     assert [run.id for run in outcome.runs] == list(done.runs)

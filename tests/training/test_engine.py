@@ -6,11 +6,13 @@ import ssl
 import stat
 import threading
 import time
+from datetime import timedelta
 
 import httpx
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.corestate import in_memory_corestate
 from flwr.supercore.task_identity import TaskIdentity
 
 from flautim_lab.training import engine, flower, keys
@@ -69,6 +71,23 @@ def test_a_message_goes_out_and_its_answer_comes_back(link, files, tmp_path):
     worker.beat()
     worker.close()
     assert not link.online()
+
+
+def test_a_run_may_take_longer_than_flower_waits_for_a_sign_of_life(
+    link, files, tmp_path, monkeypatch
+):
+    node = link.admit(keys.make_worker_key(tmp_path / "worker.key"))
+    worker = connect(link, files, tmp_path / "worker.key")
+    activate(worker)
+    sent = link.send(question(node))
+    got = worker.receive()
+    later = in_memory_corestate.now() + timedelta(days=2)
+    monkeypatch.setattr(in_memory_corestate, "now", lambda: later)
+    assert link._state.get_task_by_token("none") is None  # looks for what has expired
+    worker.send(Message(RecordDict({"c": ConfigRecord({"text": "late"})}), reply_to=got))
+    ((_, answer),) = link.receive([sent])
+    assert answer.content["c"]["text"] == "late"
+    assert link.send(question(node, "and now?"))
 
 
 def test_a_large_message_comes_whole(link, files, tmp_path):
