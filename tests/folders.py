@@ -100,6 +100,9 @@ class Folders:
         return []
 
     def failure(self, run):
+        for name, process in self.processes.items():  # what a Job does
+            if process.poll() not in (None, 0):
+                self.start(name)
         return ""
 
     def pods(self, run, role=None):

@@ -91,6 +91,8 @@ class RunPods:
         How long ended jobs stay to be looked at.
     data : mapping of str to str
         The claim of the volume that the workers of a namespace read, for rows that stay there.
+    faults : sequence of mapping
+        What the server is to do to itself on purpose, see ``runners/faults.py``.
     """
 
     run_id: str
@@ -110,6 +112,7 @@ class RunPods:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    faults: Sequence[Mapping[str, Any]] = ()
 
     @property
     def slots(self) -> int:
@@ -146,6 +149,7 @@ class RunPods:
             "slots": self.slots,
             "clients": self.clients,
             "places": places if self.data else [],
+            "faults": [dict(each) for each in self.faults],
         }
 
 

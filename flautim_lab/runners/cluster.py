@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flautim_lab.errors import ExperimentError
 from flautim_lab.names import object_name
 from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.runners import faults
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class ClusterRun:
         self.folder = ProcessFolder(run_folder)
         self._facts = self.folder.path / "cluster.json"
         self._archive = self.folder.path / "experiment.tar.gz"
+        self._begun = self.folder.path / "begun"
 
     def prepare(self, run_id: str, archive: bytes, clients: int, cluster: Cluster) -> None:
         """Write what the objects are made from: the experiment, new keys, and the settings.
@@ -237,6 +239,11 @@ class ClusterRun:
             values[name] = Resources(**values[name])
         return RunPods(**values)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether its objects are there, or are being made."""
+        return self._begun.exists()
+
     def api(self) -> Api:
         """Return a connection to the run's cluster."""
         from flautim_lab.pods.api import Api
@@ -251,7 +258,8 @@ class ClusterRun:
         ClusterError
             If the cluster refuses.
         """
-        pods = self.pods()
+        planned = [dataclasses.asdict(fault) for fault in faults.planned(self.folder)]
+        pods = dataclasses.replace(self.pods(), faults=planned)
         tls, keys = self.folder.tls, self.folder.keys
         own = ("authority.pem", "server.pem", "server.key", "token")
         server = {name: (tls / name).read_bytes() for name in own}
@@ -263,6 +271,7 @@ class ClusterRun:
                 f"{slot}.key": self.folder.key(slot, 1).read_bytes()
                 for slot in range(first, first + number)
             }
+        write_atomic(self._begun, b"")
         api.make(pods, self._archive.read_bytes(), server, workers)
 
     def start(self, about: Mapping[str, Any]) -> None:

@@ -61,7 +61,10 @@ class ClusterChaos(Chaos):
                 "on a cluster only the server can be killed in a given round; leave round out to "
                 "kill a worker's pod now"
             )
-        self._tell(fault, "planned")
+        if self._cluster.is_begun:
+            self._tell(fault, "planned")
+        else:
+            faults.plan(self._folder, fault)  # goes with the pods
 
     def _tell(self, fault: faults.Fault, what: str) -> None:
         body = dataclasses.asdict(fault)

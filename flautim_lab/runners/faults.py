@@ -89,9 +89,13 @@ def _read(folder: Path) -> list[Fault]:
     found = []
     for path in sorted(folder.glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Fault(**facts | {"targets": tuple(facts["targets"])}))
+            found.append(from_dict(json.loads(path.read_text(encoding="utf-8"))))
     return found
+
+
+def from_dict(facts: Mapping[str, Any]) -> Fault:
+    """Return a fault from its fields, as JSON holds them."""
+    return Fault(**{**facts, "targets": tuple(facts["targets"])})
 
 
 def plan(folder: ProcessFolder, fault: Fault) -> None:

@@ -58,8 +58,8 @@ def run(
         How many clients train at once. The numbers do not depend on it; ``auto`` uses all cores
         where that is faster.
     chaos : callable, optional
-        Plans faults, on ``processes``: called with the run's :class:`Chaos` before anything
-        starts, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.
+        Plans faults, on ``processes`` and ``cluster``: called with the run's :class:`Chaos` before
+        anything starts, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.
 
     Returns
     -------
@@ -87,9 +87,9 @@ def run(
         isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
     ):
         raise ExperimentError(f"workers must be 'auto' or a whole number from 1, not {workers!r}")
-    if chaos is not None and (on != "processes" or not callable(chaos)):
+    if chaos is not None and (on == "local" or not callable(chaos)):
         raise ExperimentError(
-            "chaos is a function that plans faults for a run on='processes', such as "
+            "chaos is a function that plans faults for a run on='processes' or 'cluster', such as "
             "lambda chaos: chaos.kill('server', round=3)"
         )
     if centralized and not experiment.centralized:
@@ -140,7 +140,10 @@ def run(
         **about,
     )
     if pods is not None:
-        return _detached(_on_cluster(pods, about, records, Run(records, run_id, experiment)))
+        run_there = Run(records, run_id, experiment)
+        if chaos is not None:
+            _plan(chaos, run_there, records)
+        return _detached(_on_cluster(pods, about, records, run_there))
     if on == "processes":
         slots = processes.worker_count(experiment, workers)
         prepared = processes.Processes.prepare(records, run_id, slots, len(experiment.splits))

@@ -99,9 +99,7 @@ def make_api(
 
     @app.post("/faults/{what}")
     async def fault(what: str, request: Request) -> Response:
-        asked: dict[str, Any] = await request.json()
-        asked["targets"] = tuple(asked["targets"])
-        one = faults.Fault(**asked)
+        one = faults.from_dict(await request.json())
         if what == "planned":
             faults.plan(folder, one)
         elif what == "struck":  # whoever tells it does it next

@@ -19,6 +19,7 @@ from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
+from flautim_lab.runners import faults
 from flautim_lab.runners.pod_api import make_api, read_token
 from flautim_lab.runners.pod_files import FOLDER, unpack
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
@@ -56,11 +57,14 @@ def main() -> int:
     os.environ["FLAUTIM_LAB_HOME"] = str(mounts.state)
     records = Records.default()
     folder = PodFolder(records.folder(run_id), mounts.keys)
+    planned = facts.pop("faults", [])
     folder.write_facts(RunFacts(**facts))
     files = ServerFiles(
         mounts.keys / "authority.pem", mounts.keys / "server.pem", mounts.keys / "server.key"
     )
-    _record(records, run_id, facts["clients"], mounts, folder)
+    if _record(records, run_id, facts["clients"], mounts, folder):
+        for fault in planned:
+            faults.plan(folder, faults.from_dict(fault))
     collected = threading.Event()
     recorders: list[Recorder] = []
     api = Listener(
@@ -114,11 +118,17 @@ class Mounts:
 
 def _record(
     records: Records, run_id: str, clients: int, mounts: Mounts, folder: ProcessFolder
-) -> None:
-    """Record the run in the pod's own records, once; an experiment that cannot be loaded fails."""
+) -> bool:
+    """Record the run in the pod's own records, once; an experiment that cannot be loaded fails.
+
+    Returns
+    -------
+    bool
+        Whether this is the run's first server.
+    """
     try:
         records.run(run_id)
-        return
+        return False
     except RecordsError:
         pass
     rounds, plan, trouble = 1, {}, ""
@@ -141,6 +151,7 @@ def _record(
     write_atomic(folder.path / "begun", b"")
     if trouble:
         records.set_status(run_id, RunStatus.FAILED, message=trouble)
+    return True
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def folders(tmp_path, monkeypatch):
     made.end()
 
 
-def start(made, folders, **settings):
+def start(made, folders, plan=None, **settings):
     """What ``lab.run`` does, with the watch left to the caller."""
     records = Records.default()
     run_id = f"r20261125-000000-test-{os.urandom(4).hex()}"
@@ -57,6 +57,8 @@ def start(made, folders, **settings):
         plan={},
         detached=True,
     )
+    if plan is not None:
+        plan(lab.Run(records, run_id, made).chaos)
     pods.make(folders)
     return lab.Run(records, run_id, made), pods
 
@@ -91,6 +93,26 @@ def test_as_pods_it_ends_with_the_kernels_bits_whatever_dies(folders, monkeypatc
     left = {path.name for path in pods.folder.path.rglob("*") if path.is_file()}
     assert not {n for n in left if n.endswith((".key", ".pem", ".pub", ".pid", ".gz"))}
     assert "token" not in left
+
+
+def test_what_is_planned_before_the_start_goes_with_the_pods(folders, monkeypatch):
+    monkeypatch.setattr(cluster_watch, "LOOK_AT_JOB_SECONDS", 0.5)
+    made = experiment(DropoutNet, rounds=6, clients=3, strategy="FedAdam")
+    expected = lab.run(made).wait()
+
+    def plan(chaos):
+        chaos.kill("server", round=2, during="aggregating")
+        chaos.kill("server", round=4, during="storing")
+        with pytest.raises(lab.ExperimentError, match="on a cluster only the server can be killed"):
+            chaos.kill("client-0", round=2)
+
+    run, pods = start(made, folders, plan, workers=1)
+    ClusterWatch(pods).run()
+    assert str(run.status) == "finished"
+    assert same(expected.model().state_dict(), run.model().state_dict())
+    assert run.metrics.equals(expected.metrics)
+    assert list(run.faults["round"]) == [2, 4]
+    assert run.faults.recovery_seconds.notna().all()
 
 
 def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folders, tmp_path):
