@@ -29,7 +29,9 @@ COPY flautim_lab flautim_lab
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM dependencies AS notebook-dependencies
-RUN pip install --no-cache-dir --constraint constraints.txt '.[lab,service]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[lab,service]' \
+    # It would ask its makers for news, and a pod that reaches nobody would wait for them.
+    && jupyter labextension disable --level=sys_prefix '@jupyterlab/apputils-extension:announcements'
 
 FROM notebook-dependencies AS build-notebook
 COPY flautim_lab flautim_lab
