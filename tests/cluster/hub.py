@@ -38,6 +38,14 @@ class Hub:
     namespace: str
     institution: str  # its namespace
     passwords: dict[str, str]
+    overlay: Path
+
+    def apply(self) -> None:
+        """Bring the cluster to what the files say."""
+        kubectl("apply", "-k", str(self.overlay))
+        for name in ("hub", "proxy", "service"):
+            limit = f"--timeout={PATIENCE}s"
+            kubectl("rollout", "status", "-n", self.namespace, f"deployment/{name}", limit)
 
     def pods(self, namespace: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(
@@ -81,18 +89,12 @@ def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
     subprocess.run([overlay / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     told = dict(line.split("=", 1) for line in (overlay / "hub/secrets.env").read_text().split())
     namespace, institution = names.values()
+    passwords = {"admin": told["admin-password"], "": told["login-password"]}
+    hub = Hub("", namespace, institution, passwords, overlay)
     try:
-        kubectl("apply", "-k", str(overlay))
-        for name in ("hub", "proxy", "service"):
-            limit = f"--timeout={PATIENCE}s"
-            kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", limit)
-        with forwarded(namespace) as url:
-            yield Hub(
-                url,
-                namespace,
-                institution,
-                {"admin": told["admin-password"], "": told["login-password"]},
-            )
+        hub.apply()
+        with forwarded(namespace) as hub.url:
+            yield hub
     finally:
         kubectl("delete", "namespace", namespace, institution, "--wait=false")
 
@@ -143,9 +145,10 @@ class Visitor:
         return time.monotonic() - begin
 
     def open(self, user: str, name: str) -> None:
-        self.page.goto(f"{self.hub.url}/user/{user}/lab/tree/{name}")
+        # A workspace of its own: no other notebook is there to be run instead.
+        workspace = name.partition(".")[0]
+        self.page.goto(f"{self.hub.url}/user/{user}/lab/workspaces/{workspace}/tree/{name}")
         self.page.locator(".jp-Notebook .jp-InputArea-editor").first.wait_for()
-        # Idle: until then the kernel's name is followed by what it does.
         self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
 
     def run_all(self) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 def writable(path):
     try:
         Path(path, "x").touch()
+        Path(path, "x").unlink()
         return True
     except OSError:
         return False
@@ -216,6 +217,30 @@ def test_a_hub_that_restarts_keeps_users_and_their_servers(hub, ana):
     assert "Stop My Server" in ana.text
     assert hub.notebook("ana")["metadata"]["uid"] == before
     ana.open("ana", "look.ipynb")
+
+
+def test_who_is_taken_off_the_list_is_out(hub, visitor):
+    visitor.log_in("bruno")
+    assert "bruno" in visitor.text
+    pod = hub.notebook("bruno")["metadata"]["name"]
+    assert known_to_the_hub(hub, pod) == "200"
+    listed = hub.overlay / "hub/institutions.json"
+    listed.write_text(listed.read_text().replace('["ana", "bruno"]', '["ana"]'))
+    hub.apply()
+    visitor.page.goto(f"{hub.url}/hub/home")
+    assert "/hub/login" in visitor.page.url
+    assert known_to_the_hub(hub, pod) == "403"  # the token of the pod that is still there
+    visitor.log_in("bruno")
+    assert "Invalid username or password" in visitor.text
+
+
+def known_to_the_hub(hub, pod):
+    """What the Hub answers to the token of a notebook pod."""
+    asked = (
+        "import os, httpx; print(httpx.get(os.environ['JUPYTERHUB_API_URL'] + '/user', "
+        "headers={'Authorization': 'token ' + os.environ['JUPYTERHUB_API_TOKEN']}).status_code)"
+    )
+    return kubectl("exec", "-n", hub.institution, pod, "--", "python", "-c", asked).strip()
 
 
 def test_a_proxy_that_restarts_learns_its_routes_again(hub, ana):
