@@ -15,6 +15,10 @@ BENCH_ARGS ?=
 # Test processes at once. Two suit a two-core machine; the browser and notebook tests are heavy.
 TEST_WORKERS ?= 2
 
+# Where torch's build for the images comes from, as in: make laptop-images TORCH_INDEX=ADDRESS
+TORCH_INDEX ?=
+VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml)
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -25,13 +29,13 @@ DEMO := build/demo
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo lab test lint bench micro-fl chaos cluster-test clean
+.PHONY: help demo lab test lint bench micro-fl chaos cluster-test laptop-images laptop-secrets clean
 
 help: ## Show this help.
 	@echo "Usage: make TASK"
 	@echo
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) \
-		| while IFS=$$'\t' read -r task text; do printf '  %-14s%s\n' "$$task" "$$text"; done
+		| while IFS=$$'\t' read -r task text; do printf '  %-16s%s\n' "$$task" "$$text"; done
 	@echo
 	@echo "The first task makes .venv and installs into it (some minutes); PYTHON=python3.12 make ..."
 	@echo "chooses another Python."
@@ -92,6 +96,16 @@ chaos: $(INSTALLED) ## The long tier of tests that kill things while they run.
 
 cluster-test: $(INSTALLED) ## The long tier on a Kubernetes cluster (KUBECONFIG, FLAUTIM_LAB_IMAGE).
 	@$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+
+# docker or buildah, whichever is there. TORCH_INDEX: see the head of the Dockerfile.
+BUILD := $(if $(shell command -v docker),docker build,buildah build)
+laptop-images: ## Build the three images of a hub (docker or buildah; TORCH_INDEX=ADDRESS for torch's CPU build).
+	@for image in flautim-lab:run flautim-lab-notebook:notebook flautim-lab-hub:hub; do \
+		$(BUILD) --tag "$${image%:*}:$(VERSION)" --target "$${image#*:}" --build-arg "TORCH_INDEX=$(TORCH_INDEX)" .; \
+	done
+
+laptop-secrets: ## Make the passwords and tokens of a hub on a laptop, once, and print how to log in.
+	@k8s/overlays/laptop/secrets.sh
 
 clean: ## Remove what the tasks made, the environment .venv included.
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,6 @@
 """What a run asks of the cluster, as a table: for the check before a run, and for the Role.
 
-``k8s/base/run-role.yaml`` grants exactly this; a test compares the two.
+``k8s/base/institution/run-role.yaml`` grants exactly this; a test compares the two.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import yaml
 
 from flautim_lab.pods.access import questions
 
-ROLE = Path(__file__).parents[2] / "k8s" / "base" / "run-role.yaml"
+ROLE = Path(__file__).parents[2] / "k8s" / "base" / "institution" / "run-role.yaml"
 
 
 def test_the_role_is_what_the_code_asks_for():

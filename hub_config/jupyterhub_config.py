@@ -1,0 +1,169 @@
+"""What JupyterHub reads at its start: assignments, and the reasons for them.
+
+https://jupyterhub.readthedocs.io and https://jupyterhub-kubespawner.readthedocs.io explain each.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from jupyterhub.spawner import SpawnException
+
+from hub_config.institutions import NoInstitutionError, profiles, users_of
+from hub_config.login import InstitutionLogin
+from hub_config.settings import Settings
+
+c = get_config()  # type: ignore[name-defined]  # noqa: F821 - JupyterHub's own
+settings = Settings.of_environment(os.environ)
+
+ADMIN = "admin"
+SERVICE = "flautim-lab"
+USE_THE_SERVICE = f"access:services!service={SERVICE}"
+HOME = "/home/flautim"
+USER = 1000  # of the image
+
+# --- where the hub, its proxy and its memory are -------------------------------------------------
+# The proxy has a Deployment of its own: notebooks stay reachable while the hub is away.
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = f"http://proxy-api.{settings.namespace}.svc:8001"
+c.JupyterHub.hub_bind_url = "http://:8081"
+# With the namespace in it, since notebook pods of other namespaces use it too.
+c.JupyterHub.hub_connect_url = f"http://hub.{settings.namespace}.svc:8081"
+c.JupyterHub.db_url = "sqlite:////flautim/hub/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret_file = "/flautim/hub/cookie_secret"  # noqa: S105 - made by JupyterHub
+# A newer JupyterHub brings the file up to date, and keeps a copy of what it was.
+c.JupyterHub.upgrade_db = True
+# A hub that ends leaves servers and routes alone, and finds them again when it is back.
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.cleanup_proxy = False
+
+# --- who may log in ------------------------------------------------------------------------------
+# One password for all users suits a laptop and a class, where nobody needs protection from each
+# other. For anything else take one of oauthenticator's classes, which is in the image.
+c.JupyterHub.authenticator_class = InstitutionLogin
+c.InstitutionLogin.institutions = dict(settings.institutions)
+c.InstitutionLogin.user_password = settings.login_password
+c.InstitutionLogin.admin_password = settings.admin_password
+c.Authenticator.admin_users = {ADMIN}
+c.Authenticator.allowed_users = users_of(settings.institutions) | {ADMIN}
+c.Authenticator.allow_all = False
+# By default JupyterHub lets in whoever it has ever known, though they were taken off the list.
+c.Authenticator.allow_existing_users = False
+c.Authenticator.manage_groups = True
+# Who was taken off the list loses their tokens too, not only their browser's cookie.
+c.Authenticator.auth_refresh_age = 60
+c.Authenticator.auth_refresh_strict = True
+c.Authenticator.refresh_pre_spawn = True
+
+# --- the service, which makes the pods of runs ---------------------------------------------------
+c.JupyterHub.services = [
+    {
+        "name": SERVICE,
+        "url": f"http://service.{settings.namespace}.svc:8080",
+        "api_token": settings.service_token,
+        "display": False,
+    }
+]
+c.JupyterHub.load_roles = [
+    # What it learns of a user: who they are, and their institutions.
+    {
+        "name": "flautim-lab-service",
+        "services": [SERVICE],
+        "scopes": ["read:users:name", "read:users:groups"],
+    },
+    # JupyterHub's own two, and the right to use the service: of a user, and of a notebook's token.
+    {"name": "user", "scopes": ["self", USE_THE_SERVICE]},
+    {
+        "name": "server",
+        "scopes": ["users:activity!user", "access:servers!server", USE_THE_SERVICE],
+    },
+]
+
+
+# --- notebook pods -------------------------------------------------------------------------------
+def choices(spawner: Any) -> list[dict[str, Any]]:
+    """Return what a user may choose from, or refuse with a sentence."""
+    groups = {group.name for group in spawner.user.groups}
+    try:
+        return profiles(spawner.user.name, groups, settings.institutions)
+    except NoInstitutionError as error:
+        raise SpawnException(str(error), reason="no-institution", status_code=403) from error
+
+
+async def form(spawner: Any) -> str:
+    """Return KubeSpawner's form, or none where there is nothing to choose."""
+    if len(choices(spawner)) == 1:
+        return ""
+    default = spawner.trait_defaults("options_form")
+    return str(await default(spawner))
+
+
+def look_for_the_home_again(spawner: Any) -> None:
+    """Let KubeSpawner make sure of the home in the namespace that was chosen now.
+
+    It remembers that a volume was made, and not in which namespace: in another institution's the
+    pod would wait for one that is not there.
+    """
+    spawner._pvc_exists = False
+
+
+c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
+# The namespace comes with the profile: KubeSpawner then watches each institution's by itself, and
+# needs a Role there and no ClusterRole.
+c.KubeSpawner.profile_list = choices
+c.KubeSpawner.options_form = form
+c.KubeSpawner.pre_spawn_hook = look_for_the_home_again
+c.KubeSpawner.start_timeout = 300  # seconds: a node may have to fetch the image first
+c.KubeSpawner.http_timeout = 60
+
+c.KubeSpawner.image = settings.notebook_image
+c.KubeSpawner.image_pull_policy = settings.image_pull_policy
+c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+c.KubeSpawner.default_url = "/lab"
+c.KubeSpawner.environment = {
+    "HOME": HOME,
+    "FLAUTIM_LAB_SERVICE_URL": (f"http://service.{settings.namespace}.svc:8080/services/{SERVICE}"),
+}
+c.KubeSpawner.extra_labels = {"app.kubernetes.io/part-of": "flautim-lab"}
+
+# What the `restricted` Pod Security Standard asks for, and a read-only root file system.
+c.KubeSpawner.uid = c.KubeSpawner.gid = c.KubeSpawner.fs_gid = USER
+c.KubeSpawner.allow_privilege_escalation = False
+c.KubeSpawner.pod_security_context = {
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+c.KubeSpawner.container_security_context = {
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+# No credential of the cluster, and no addresses of the institution's other services.
+c.KubeSpawner.automount_service_account_token = False
+c.KubeSpawner.extra_pod_config = {"enableServiceLinks": False}
+
+c.KubeSpawner.cpu_guarantee = min(settings.cpu, 0.2)  # an idle notebook uses next to nothing
+c.KubeSpawner.cpu_limit = settings.cpu
+c.KubeSpawner.mem_guarantee = "512M"
+c.KubeSpawner.mem_limit = settings.memory
+
+# --- homes ---------------------------------------------------------------------------------------
+c.KubeSpawner.storage_pvc_ensure = True
+c.KubeSpawner.storage_capacity = settings.home_size
+c.KubeSpawner.storage_class = settings.storage_class
+c.KubeSpawner.pvc_name_template = "home-{user_server}"
+# Data outlive accounts: who deletes a user at the hub does not delete their files with one click.
+c.KubeSpawner.delete_pvc = False
+c.KubeSpawner.handle_legacy_names = False
+c.KubeSpawner.working_dir = HOME
+c.KubeSpawner.volumes = {
+    "home": {"name": "home", "persistentVolumeClaim": {"claimName": "{pvc_name}"}},
+    "tmp": {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+}
+c.KubeSpawner.volume_mounts = {
+    "home": {"name": "home", "mountPath": HOME},
+    "tmp": {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+}
+# A new home begins with the notebooks; what a user made of them is never written over.
+FILL = "[ -e notebooks ] || cp -r /opt/flautim-lab/notebooks . || true"
+c.KubeSpawner.lifecycle_hooks = {"postStart": {"exec": {"command": ["sh", "-c", FILL]}}}

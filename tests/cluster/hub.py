@@ -1,0 +1,168 @@
+"""A hub on the cluster, in namespaces of its own, and a browser before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
+
+K8S = Path(__file__).parents[2] / "k8s"
+PATIENCE = 240  # seconds that a pod may take on a busy machine
+
+
+def kubectl(*arguments: str, **options: Any) -> str:
+    """Return what kubectl says; what goes wrong is shown by the test."""
+    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+@dataclass
+class Hub:
+    """Where it is, and how to get in."""
+
+    url: str
+    namespace: str
+    institution: str  # its namespace
+    passwords: dict[str, str]
+    overlay: Path
+
+    def apply(self) -> None:
+        """Bring the cluster to what the files say."""
+        kubectl("apply", "-k", str(self.overlay))
+        for name in ("hub", "proxy", "service"):
+            limit = f"--timeout={PATIENCE}s"
+            kubectl("rollout", "status", "-n", self.namespace, f"deployment/{name}", limit)
+
+    def pods(self, namespace: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            kubectl("get", "pods", "-n", namespace, "-o", "json")
+        )["items"]
+        return found
+
+    def notebook(self, user: str) -> dict[str, Any]:
+        """Return a user's notebook pod."""
+        (pod,) = (
+            pod
+            for pod in self.pods(self.institution)
+            if pod["metadata"]["annotations"].get("hub.jupyter.org/username") == user
+        )
+        return pod
+
+    def write(self, user: str, name: str, cells: list[str]) -> None:
+        """Put a notebook into a user's home."""
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        pod = self.notebook(user)["metadata"]["name"]
+        command = ["exec", "-i", "-n", self.institution, pod, "--", "sh", "-c", f"cat > {name}"]
+        kubectl(*command, input=nbformat.writes(notebook))
+
+
+@contextmanager
+def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
+    """Apply the laptop's overlay under other names; everything is removed at the end."""
+    mark = secrets.token_hex(3)
+    names = {"flautim-hub": f"fl-hub-{mark}", "flautim-ufmg": f"fl-ufmg-{mark}"}
+    images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
+    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("secrets.env"))
+    overlay = folder / "k8s/overlays/laptop"
+    for path in [*(folder / "k8s").rglob("*.yaml"), *(folder / "k8s").rglob("*.json")]:
+        text = path.read_text(encoding="utf-8")
+        for old, new in (names | images).items():
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+    subprocess.run([overlay / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
+    told = dict(line.split("=", 1) for line in (overlay / "hub/secrets.env").read_text().split())
+    namespace, institution = names.values()
+    passwords = {"admin": told["admin-password"], "": told["login-password"]}
+    hub = Hub("", namespace, institution, passwords, overlay)
+    try:
+        hub.apply()
+        with forwarded(namespace) as hub.url:
+            yield hub
+    finally:
+        kubectl("delete", "namespace", namespace, institution, "--wait=false")
+
+
+@contextmanager
+def forwarded(namespace: str) -> Iterator[str]:
+    """Forward a port of this machine to the hub's proxy."""
+    command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", ":80"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        said = process.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+) ->", said)
+        assert found, said
+        yield f"http://127.0.0.1:{found[1]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Visitor:
+    """Somebody with a browser of their own."""
+
+    def __init__(self, hub: Hub, browser: Any, shots: Path) -> None:
+        self.hub, self._shots = hub, shots
+        self.context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE * 1000)
+
+    def log_in(self, user: str, password: str | None = None) -> None:
+        if password is None:
+            password = self.hub.passwords.get(user, self.hub.passwords[""])
+        self.page.goto(f"{self.hub.url}/hub/login?next=%2Fhub%2Fhome")
+        self.page.fill("#username_input", user)
+        self.page.fill("#password_input", password)
+        self.page.click("#login_submit")
+        self.page.wait_for_load_state()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.page.inner_text("body").split())
+
+    def start(self) -> float:
+        """Start the notebook pod; returns the seconds until JupyterLab is there."""
+        begin = time.monotonic()
+        self.page.goto(f"{self.hub.url}/hub/spawn")
+        self.page.locator(".jp-Launcher").first.wait_for()
+        return time.monotonic() - begin
+
+    def open(self, user: str, name: str) -> None:
+        # A workspace of its own: no other notebook is there to be run instead.
+        workspace = name.partition(".")[0]
+        self.page.goto(f"{self.hub.url}/user/{user}/lab/workspaces/{workspace}/tree/{name}")
+        self.page.locator(".jp-Notebook .jp-InputArea-editor").first.wait_for()
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
+
+    def run_all(self) -> None:
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def wait_for_output(self, text: str) -> str:
+        """Wait until a cell's output holds a text, and return that output."""
+        output = self.page.locator(".jp-OutputArea-output", has_text=text).first
+        output.wait_for()
+        return str(output.inner_text())
+
+    def shot(self, name: str) -> None:
+        self.page.screenshot(path=self._shots / f"{name}.png")
+
+    def close(self) -> None:
+        self.context.close()
