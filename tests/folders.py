@@ -100,9 +100,12 @@ class Folders:
         return []
 
     def failure(self, run):
-        for name, process in self.processes.items():  # what a Job does
+        for name, process in list(self.processes.items()):  # what a Job does
             if process.poll() not in (None, 0):
                 self.start(name)
+        mark = self.root / "server.pid"  # of a server that another process started
+        if "server" not in self.processes and not psutil.pid_exists(int(mark.read_text())):
+            self.start("server")
         return ""
 
     def pods(self, run, role=None):

@@ -55,9 +55,10 @@ class Chaos:
         """Return what strikes a run: its processes, or its pods."""
         runner = run.record.runner
         if runner == "cluster":
-            from flautim_lab.runners.cluster_chaos import ClusterChaos
+            from flautim_lab.runners.cluster_chaos import ClusterChaos, ServiceChaos
+            from flautim_lab.runners.service import ServiceRun
 
-            return ClusterChaos(run)
+            return (ServiceChaos if ServiceRun.is_one(run.folder) else ClusterChaos)(run)
         if runner != "processes":
             raise ExperimentError(
                 f"run {run.id} is inside its kernel, where nothing can be struck by itself; "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IMAGE_VARIABLE = "FLAUTIM_LAB_IMAGE"
 IMAGE = "flautim-lab:0.1.0"
+BEGUN = "begun"  # a file that is there once a run's pods were asked for
 _CPU = re.compile(r"\d+(\.\d+)?|\d+m")
 _BYTES = re.compile(r"\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -195,7 +196,7 @@ class ClusterRun:
         self.folder = ProcessFolder(run_folder)
         self._facts = self.folder.path / "cluster.json"
         self._archive = self.folder.path / "experiment.tar.gz"
-        self._begun = self.folder.path / "begun"
+        self._begun = self.folder.path / BEGUN
 
     def prepare(self, run_id: str, archive: bytes, clients: int, cluster: Cluster) -> None:
         """Write what the objects are made from: the experiment, new keys, and the settings.
@@ -238,11 +239,6 @@ class ClusterRun:
         for name in ("server", "worker"):
             values[name] = Resources(**values[name])
         return RunPods(**values)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether its objects are there, or are being made."""
-        return self._begun.exists()
 
     def api(self) -> Api:
         """Return a connection to the run's cluster."""

@@ -8,10 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 from flautim_lab.errors import ClusterError, ExperimentError
+from flautim_lab.names import choose
 from flautim_lab.runners import faults
 from flautim_lab.runners.chaos import HALF, Chaos
-from flautim_lab.runners.cluster import ClusterRun
+from flautim_lab.runners.cluster import BEGUN, ClusterRun
 from flautim_lab.runners.cluster_watch import line_to
+from flautim_lab.runners.service import ServiceRun
 
 if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
@@ -42,9 +44,23 @@ class ClusterChaos(Chaos):
         """Not told by the server."""
         return []
 
+    def strike(self, fault: faults.Fault) -> None:
+        """Do what a hub's service was asked to do, now or when its round comes.
+
+        Raises
+        ------
+        ExperimentError
+            For what cannot be done to pods.
+        """
+        for name in fault.targets:
+            choose(name, self.targets, "process")
+        if fault.time:
+            self._strike(fault, fault.round)
+        else:
+            self._plan(fault)
+
     def _strike(self, fault: faults.Fault, round_number: int) -> None:
-        if fault.action != "kill":
-            raise ExperimentError(f"a pod cannot be {fault.words.split()[0]}, only killed")
+        _check_kill(fault)
         struck = dataclasses.replace(fault, time=time.time(), round=round_number)
         self._tell(struck, "struck")
         pods, api = self._cluster.pods(), self._cluster.api()
@@ -61,7 +77,7 @@ class ClusterChaos(Chaos):
                 "on a cluster only the server can be killed in a given round; leave round out to "
                 "kill a worker's pod now"
             )
-        if self._cluster.is_begun:
+        if (self._folder.path / BEGUN).exists():
             self._tell(fault, "planned")
         else:
             faults.plan(self._folder, fault)  # goes with the pods
@@ -73,3 +89,22 @@ class ClusterChaos(Chaos):
                 line.ask("POST", f"/faults/{what}", body)
             except http.client.HTTPException as error:
                 raise ClusterError(f"the run's server refuses ({error})") from error
+
+
+def _check_kill(fault: faults.Fault) -> None:
+    if fault.action != "kill":
+        raise ExperimentError(f"a pod cannot be {fault.words.split()[0]}, only killed")
+
+
+class ServiceChaos(ClusterChaos):
+    """The same for a run whose pods a hub's service made: it is asked to strike them."""
+
+    def _strike(self, fault: faults.Fault, round_number: int) -> None:
+        _check_kill(fault)
+        self._tell(dataclasses.replace(fault, time=time.time(), round=round_number), "struck")
+
+    def _tell(self, fault: faults.Fault, what: str) -> None:
+        del what  # a fault that has a time is struck now
+        run = ServiceRun(self._run.folder)
+        with run.service() as service:
+            service.ask("POST", run.path("/faults"), dataclasses.asdict(fault))

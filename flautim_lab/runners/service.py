@@ -19,7 +19,8 @@ import httpx
 
 from flautim_lab.errors import ClusterError, ExperimentError
 from flautim_lab.records.artifacts import write_atomic
-from flautim_lab.runners.cluster import Cluster
+from flautim_lab.runners import faults
+from flautim_lab.runners.cluster import BEGUN, Cluster
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 
 URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
@@ -144,6 +145,8 @@ class ServiceRun:
             If the service refuses, with the reason.
         """
         request = json.loads(self._request.read_text(encoding="utf-8")) | dict(about)
+        request["faults"] = [dataclasses.asdict(fault) for fault in faults.planned(self.folder)]
+        write_atomic(self.folder.path / BEGUN, b"")
         with self.service() as service:
             service.ask("PUT", self.path(), request)
         self.clean()  # the service has it

@@ -10,6 +10,7 @@
     GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
     GET  /runs/ID/files/NAME            what it leaves
     POST /runs/ID/stop                  end it, keeping its last whole round
+    POST /runs/ID/faults                strike it on purpose
 """
 
 from __future__ import annotations
@@ -167,6 +168,12 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
         if not record.status.ended:
             records.request_stop(run_id)
         return _shown(record)
+
+    @router.post("/runs/{run_id}/faults")
+    def strike(run_id: str, asked: dispatch.Strike, who: Who) -> dict[str, bool]:
+        allowed(run_id, who, Action.CHANGE)
+        runs.strike(run_id, asked)
+        return {"struck": True}
 
     return router
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import threading
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,8 +14,11 @@ from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunN
 from flautim_lab.names import object_name
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records, RunRecord
+from flautim_lab.runners import faults
 from flautim_lab.runners.cluster import Cluster, ClusterRun
+from flautim_lab.runners.cluster_chaos import ClusterChaos
 from flautim_lab.runners.cluster_watch import ClusterWatch
+from flautim_lab.runners.run import Run
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
 
@@ -40,6 +43,24 @@ class Wishes(BaseModel):
     hours: float = 24.0
 
 
+class Strike(BaseModel):
+    """A fault that is asked for, see ``runners/faults.py``; one with a time is struck now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(pattern="^[0-9a-f]{32}$")
+    action: Literal["kill"]
+    targets: list[str] = Field(min_length=1, max_length=1000)
+    seconds: float = 0.0
+    round: int = Field(ge=0)
+    moment: str = "training"
+    time: float = 0.0
+
+    def fault(self) -> faults.Fault:
+        """Return it as the runners have it."""
+        return faults.from_dict(self.model_dump())
+
+
 class Request(BaseModel):
     """One run that is asked for.
 
@@ -56,6 +77,7 @@ class Request(BaseModel):
     plan: dict[str, Any]
     cluster: Wishes
     archive: str
+    faults: list[Strike] = []
 
 
 class Dispatch:
@@ -114,6 +136,8 @@ class Dispatch:
             run = ClusterRun(self._records.folder(run_id))
             try:
                 run.prepare(run_id, archive, asked.clients, cluster)
+                for strike in asked.faults:
+                    faults.plan(run.folder, strike.fault())
                 self._records.create_run(
                     run_id,
                     name=asked.name,
@@ -135,6 +159,21 @@ class Dispatch:
             raise
         self._follow(run_id)
         return self._records.run(run_id)
+
+    def strike(self, run_id: str, asked: Strike) -> None:
+        """Strike a run's pods, now or when a round comes.
+
+        Raises
+        ------
+        ExperimentError
+            For what cannot be struck.
+        ClusterError
+            If the run's server cannot be reached, or has ended.
+        """
+        run = Run(self._records, run_id)
+        if run.status.ended:
+            raise ClusterError(f"run {run_id} has {run.status}; there is nothing to strike")
+        ClusterChaos(run).strike(asked.fault())
 
     def _known(self, run_id: str, caller: Caller) -> RunRecord | None:
         """Return the caller's own run of that id, if there is one.

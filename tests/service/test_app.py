@@ -81,6 +81,11 @@ def wish(**changes):
     } | changes
 
 
+def body(path):
+    """What a route wants to be sent."""
+    return {"json": STRIKE} if path.endswith("/faults") else {}
+
+
 def problem(answer, status):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -95,7 +100,9 @@ ROUTES = [
     ("GET", f"/runs/{RUN}/events"),
     ("GET", f"/runs/{RUN}/files/model.safetensors"),
     ("POST", f"/runs/{RUN}/stop"),
+    ("POST", f"/runs/{RUN}/faults"),
 ]
+STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
 
 
 def test_every_route_is_in_the_table(ask):
@@ -113,16 +120,16 @@ def test_every_route_is_in_the_table(ask):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nobody_gets_in_without_a_token_of_the_hub(ask, of_ana, method, path):
-    body = {"json": wish()} if method == "PUT" else {}
-    assert "send the Hub's token" in problem(ask(None)(method, path, **body), 401)
-    assert "does not know this token" in problem(ask("0" * 64)(method, path, **body), 401)
+    sent = {"json": wish()} if method == "PUT" else body(path)
+    assert "send the Hub's token" in problem(ask(None)(method, path, **sent), 401)
+    assert "does not know this token" in problem(ask("0" * 64)(method, path, **sent), 401)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_token_that_is_not_for_the_service_is_refused(ask, hub, of_ana, method, path):
     token = hub.token("ana", scopes=["read:users:name!user"])
-    body = {"json": wish()} if method == "PUT" else {}
-    assert "needs the scope access:services" in problem(ask(token)(method, path, **body), 403)
+    sent = {"json": wish()} if method == "PUT" else body(path)
+    assert "needs the scope access:services" in problem(ask(token)(method, path, **sent), 403)
 
 
 def test_the_tests_service_is_no_user(ask, hub):
@@ -144,15 +151,15 @@ def test_who_you_are(ask, hub):
 @pytest.mark.parametrize(
     ("user", "statuses"),
     [
-        ("ana", [200, 200, 200, 200]),
-        ("dora", [200, 200, 200, 200]),
-        ("bruno", [404, 404, 404, 404]),
-        ("carla", [404, 404, 404, 404]),
+        ("ana", [200, 200, 200, 200, 409]),  # it has ended already
+        ("dora", [200, 200, 200, 200, 403]),
+        ("bruno", [404, 404, 404, 404, 404]),
+        ("carla", [404, 404, 404, 404, 404]),
     ],
 )
 def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
     client = ask(hub.token(user))
-    answers = [client(method, path) for method, path in ROUTES[3:]]
+    answers = [client(method, path, **body(path)) for method, path in ROUTES[3:]]
     assert [answer.status_code for answer in answers] == statuses
     listed = [run["id"] for run in client("GET", "/runs").json()]
     assert listed == ([of_ana] if statuses[0] == 200 else [])

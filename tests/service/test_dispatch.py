@@ -91,13 +91,21 @@ def wait_for(condition, what):
 def test_a_run_goes_through_the_service_whatever_dies(service):
     made = experiment(DropoutNet, rounds=60, clients=4, strategy="FedAdam")
     expected = lab.run(made).wait()
-    run = lab.run(made, on="cluster")
-    wait_for(lambda: run.round >= 2, "two rounds")
+    run = lab.run(
+        made, on="cluster", chaos=lambda chaos: chaos.kill("server", round=2, during="storing")
+    )
+    wait_for(lambda: run.round >= 3, "three rounds")
+    assert "server killed in round" not in run.chaos.kill("server", round=50)
+    with pytest.raises(lab.ExperimentError, match="a pod cannot be paused, only killed"):
+        run.chaos.pause("client-0")
+    with pytest.raises(lab.ExperimentError, match="on a cluster only the server can be killed in"):
+        run.chaos.kill("client-0", round=50)
     service.kill()
     ServiceRun(run.folder).folder.kill("watch")
     service.start()
     lab.resume(run).wait(timeout_seconds=PATIENCE)
     assert (str(run.status), run.message) == ("finished", "")
+    assert list(run.faults["round"]) == [2, 50]
     assert same(expected.model().state_dict(), run.model().state_dict())
     assert run.metrics.equals(expected.metrics)  # nothing lost, nothing doubled
     assert run.predict(made.dataset.features).equal(expected.predict(made.dataset.features))
