@@ -24,6 +24,7 @@ from flautim_lab.runners.notebook import (
     find_notebook,
     read_parameters,
 )
+from tests.federations import hear_interrupts
 
 PARAMETERS = """\
 # what may be set
@@ -318,13 +319,14 @@ def test_ctrl_c_leaves_no_kernel(tmp_path: Path, moment: str) -> None:
         f"open({str(mark)!r}, 'w').close(); import time; time.sleep(120)",
     )
     code = (
-        # Tests that run in the background of a shell inherit that it ignores Ctrl-C.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from flautim_lab.runners.notebook import execute_notebook;"
         f"execute_notebook({str(path)!r}, {str(tmp_path / 'out.ipynb')!r})"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     family: list[psutil.Process] = []
     try:
