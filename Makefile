@@ -98,7 +98,7 @@ cluster-test: $(INSTALLED) ## The long tier on a Kubernetes cluster (KUBECONFIG,
 	@$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
 # docker or buildah, whichever is there. TORCH_INDEX: see the head of the Dockerfile.
-BUILD := $(if $(shell command -v docker),docker build,buildah build)
+BUILD := $(if $(shell command -v docker),docker build,buildah build --layers)
 laptop-images: ## Build the three images of a hub (docker or buildah; TORCH_INDEX=ADDRESS for torch's CPU build).
 	@for image in flautim-lab:run flautim-lab-notebook:notebook flautim-lab-hub:hub; do \
 		$(BUILD) --tag "$${image%:*}:$(VERSION)" --target "$${image#*:}" --build-arg "TORCH_INDEX=$(TORCH_INDEX)" .; \

@@ -27,6 +27,8 @@ USER = 1000  # of the image
 # The proxy has a Deployment of its own: notebooks stay reachable while the hub is away.
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://proxy-api.{settings.namespace}.svc:8001"
+# A proxy that was started again knows no route until the hub looks: every 5 minutes by default.
+c.JupyterHub.last_activity_interval = 20  # seconds
 c.JupyterHub.hub_bind_url = "http://:8081"
 # With the namespace in it, since notebook pods of other namespaces use it too.
 c.JupyterHub.hub_connect_url = f"http://hub.{settings.namespace}.svc:8081"

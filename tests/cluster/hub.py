@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,12 +11,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from playwright.sync_api import TimeoutError as Late
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 
@@ -73,7 +74,7 @@ class Hub:
         kubectl(*command, input=nbformat.writes(notebook))
 
 
-@contextmanager
+@contextlib.contextmanager
 def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
     """Apply the laptop's overlay under other names; everything is removed at the end."""
     mark = secrets.token_hex(3)
@@ -96,10 +97,12 @@ def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
         with forwarded(namespace) as hub.url:
             yield hub
     finally:
+        # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
+        kubectl("delete", "job", "-n", institution, "--all", "--ignore-not-found")
         kubectl("delete", "namespace", namespace, institution, "--wait=false")
 
 
-@contextmanager
+@contextlib.contextmanager
 def forwarded(namespace: str) -> Iterator[str]:
     """Forward a port of this machine to the hub's proxy."""
     command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", ":80"]
@@ -152,8 +155,18 @@ class Visitor:
         self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
 
     def run_all(self) -> None:
-        self.page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        """Run all cells; JupyterLab overlooks what is asked while it still connects to a kernel."""
+        begun = (
+            r"/\[(\*|\d+)\]/.test(document.querySelector('.jp-Notebook .jp-InputPrompt').innerText)"
+        )
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+            self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            with contextlib.suppress(Late):
+                self.page.wait_for_function(begun, timeout=5_000)
+                return
+            assert time.monotonic() < end, "the cells never began"
 
     def wait_for_output(self, text: str) -> str:
         """Wait until a cell's output holds a text, and return that output."""
