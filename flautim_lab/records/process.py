@@ -23,7 +23,7 @@ SILENCE_SECONDS = 60.0
 DETACHED = "detached"
 """Stands for the boot where a run is not of one process: several hold it, and any may die."""
 
-DETACHED_SILENCE_SECONDS = 15.0
+DETACHED_SILENCE_SECONDS = 30.0
 """How long the processes of a detached run, each of which beats every second, may be silent."""
 
 _SAME_START_SECONDS = 2.0  # the boot time is rounded to seconds, and read twice
