@@ -96,7 +96,7 @@ class Folders:
         self.processes[name].wait()
         self.start(name)
 
-    def follow(self, run, say, stopped):
+    def follow(self, run, say, lost, stopped):
         return []
 
     def failure(self, run):

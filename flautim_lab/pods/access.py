@@ -26,7 +26,9 @@ PERMISSIONS = (
     Permission("", "pods/log", ("get",)),
     # "get" is what a WebSocket asks for, "create" what SPDY did.
     Permission("", "pods/portforward", ("get", "create")),
-    Permission("batch", "jobs", ("create", "get", "patch")),
+    Permission("batch", "jobs", ("create", "get", "list", "watch", "patch")),
+    # A Job is accepted and its pods are refused (a quota): only its events tell.
+    Permission("", "events", ("list", "watch")),
     Permission("networking.k8s.io", "networkpolicies", ("create",)),
 )
 

@@ -19,16 +19,12 @@ import urllib3
 from kubernetes import client as k8s
 from kubernetes import config
 from kubernetes import stream as k8s_stream
-from kubernetes import watch as k8s_watch
 
 from flautim_lab.errors import ClusterError
 from flautim_lab.pods import access, manifests
+from flautim_lab.pods.follow import INDEX_LABEL, Follower
 from flautim_lab.pods.manifests import RUN_ID, RUN_LABEL, SERVER, WORKER, RunPods
-from flautim_lab.pods.sentences import refusal, trouble
-
-WATCH_SECONDS = 300  # of one watch; it goes on from where the last one ended
-RETRY_SECONDS = 1.0
-GONE = 410  # the API server has forgotten so old a version
+from flautim_lab.pods.sentences import refusal
 
 
 class Unreachable(ClusterError):  # noqa: N818 - it may be back in a moment
@@ -153,6 +149,8 @@ class Api:
     ) -> None:
         """Make all objects of a run; those that are there already stay as they are.
 
+        A job is what is made last in a namespace: where it is, all is.
+
         Parameters
         ----------
         run : RunPods
@@ -166,13 +164,16 @@ class Api:
         Raises
         ------
         ClusterError
-            If the cluster refuses one of them; what was made is removed again.
+            If the cluster refuses one of them; what was made is removed again, unless the run was
+            begun before: then it goes on.
         """
+        begun = self._has_anchor(run)
         try:
             self._make(run, archive, server_files, worker_files)
         except ClusterError:
-            with contextlib.suppress(ClusterError):
-                self.remove(run)
+            if not begun:
+                with contextlib.suppress(ClusterError):
+                    self.remove(run)
             raise
 
     def _make(
@@ -182,12 +183,19 @@ class Api:
         server_files: Mapping[str, bytes],
         worker_files: Mapping[str, Mapping[str, bytes]],
     ) -> None:
+        if not self._has_job(run, run.namespace, SERVER):
+            self._make_server(run, archive, server_files)
+        for space, files in worker_files.items():
+            if not self._has_job(run, space, WORKER):
+                self._make_workers(run, space, archive, files)
+
+    def _make_server(self, run: RunPods, archive: bytes, files: Mapping[str, bytes]) -> None:
         space = run.namespace
         owner = self._anchor(run, space, SERVER)
         code = manifests.make_code(run, space, SERVER, archive, owner)
         for part in code:
             self._create(self._core.create_namespaced_config_map, part)
-        secret = manifests.make_secret(run, space, SERVER, server_files, owner)
+        secret = manifests.make_secret(run, space, SERVER, files, owner)
         self._create(self._core.create_namespaced_secret, secret)
         claim = manifests.make_volume_claim(run, owner)
         self._create(self._core.create_namespaced_persistent_volume_claim, claim)
@@ -196,16 +204,30 @@ class Api:
         self._create(self._network.create_namespaced_network_policy, policy)
         job = manifests.make_server_job(run, len(code), owner)
         self._create(self._batch.create_namespaced_job, job)
-        for space, files in worker_files.items():
-            owner = self._anchor(run, space, WORKER)
-            for part in manifests.make_code(run, space, WORKER, archive, owner):
-                self._create(self._core.create_namespaced_config_map, part)
-            secret = manifests.make_secret(run, space, WORKER, files, owner)
-            self._create(self._core.create_namespaced_secret, secret)
-            policy = manifests.make_worker_policy(run, space, owner)
-            self._create(self._network.create_namespaced_network_policy, policy)
-            job = manifests.make_worker_job(run, space, len(code), owner)
-            self._create(self._batch.create_namespaced_job, job)
+
+    def _make_workers(
+        self, run: RunPods, space: str, archive: bytes, files: Mapping[str, bytes]
+    ) -> None:
+        owner = self._anchor(run, space, WORKER)
+        code = manifests.make_code(run, space, WORKER, archive, owner)
+        for part in code:
+            self._create(self._core.create_namespaced_config_map, part)
+        secret = manifests.make_secret(run, space, WORKER, files, owner)
+        self._create(self._core.create_namespaced_secret, secret)
+        policy = manifests.make_worker_policy(run, space, owner)
+        self._create(self._network.create_namespaced_network_policy, policy)
+        job = manifests.make_worker_job(run, space, len(code), owner)
+        self._create(self._batch.create_namespaced_job, job)
+
+    def _has_anchor(self, run: RunPods) -> bool:
+        name = run.anchor(run.namespace, SERVER)
+        with _refusals(f"read ConfigMap {name}"):
+            return _is_there(lambda: self._core.read_namespaced_config_map(name, run.namespace))
+
+    def _has_job(self, run: RunPods, space: str, role: str) -> bool:
+        name = f"{run.name}-{'server' if role == SERVER else 'workers'}"
+        with _refusals(f"read Job {name}"):
+            return _is_there(lambda: self._batch.read_namespaced_job(name, space))
 
     def _anchor(self, run: RunPods, namespace: str, role: str) -> k8s.V1OwnerReference:
         anchor = manifests.make_anchor(run, namespace, role)
@@ -279,7 +301,11 @@ class Api:
         return found
 
     def follow(
-        self, run: RunPods, say: Callable[[str, str], None], stopped: threading.Event
+        self,
+        run: RunPods,
+        say: Callable[[str, str], None],
+        lost: Callable[[str, str], None],
+        stopped: threading.Event,
     ) -> list[threading.Thread]:
         """Tell what keeps the run's pods from working, as it changes, until stopped.
 
@@ -287,51 +313,17 @@ class Api:
         ----------
         run : RunPods
         say : callable
-            Gets the name of a pod and a sentence, "" when it works again; from other threads.
+            Gets the name of a pod or job and a sentence, "" when it works again; from other
+            threads.
+        lost : callable
+            Gets a namespace and a sentence when none of its workers will ever work again.
         stopped : Event
         """
-        threads = [
-            threading.Thread(target=self._follow, args=(run, space, say, stopped), daemon=True)
-            for space in self.spaces(run)
-        ]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
+        for space in self.spaces(run):
+            follower = Follower(self._core, self._batch, run, space, say, lost, stopped)
+            threads += follower.start()
         return threads
-
-    def _follow(
-        self,
-        run: RunPods,
-        space: str,
-        say: Callable[[str, str], None],
-        stopped: threading.Event,
-    ) -> None:
-        said: dict[str, str] = {}
-        version: str | None = None
-        while not stopped.is_set():
-            watch = k8s_watch.Watch()
-            try:
-                for event in watch.stream(
-                    self._core.list_namespaced_pod,
-                    space,
-                    label_selector=f"{RUN_LABEL}={run.name}",
-                    resource_version=version,
-                    timeout_seconds=WATCH_SECONDS,
-                ):
-                    pod = event["object"]
-                    version = pod.metadata.resource_version
-                    name = pod.metadata.name
-                    sentence = "" if event["type"] == "DELETED" else trouble(pod)
-                    if sentence != said.get(name, ""):
-                        said[name] = sentence
-                        say(name, sentence)
-                    if stopped.is_set():
-                        watch.stop()
-            except k8s.ApiException as error:
-                if error.status == GONE:
-                    version = None  # begin anew, with what there is now
-                stopped.wait(RETRY_SECONDS)
-            except (urllib3.exceptions.HTTPError, OSError):
-                stopped.wait(RETRY_SECONDS)  # the API server is away; the run does not mind
 
     def log(self, pod: Any, lines: int = 50) -> str:
         """Return the last lines that a pod wrote; "" where there are none."""
@@ -404,8 +396,18 @@ class Api:
         return hit
 
 
+def _is_there(read: Callable[[], Any]) -> bool:
+    try:
+        read()
+    except k8s.ApiException as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
+
+
 def _index(pod: Any) -> int:
-    return int((pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", -1))
+    return int((pod.metadata.labels or {}).get(INDEX_LABEL, -1))
 
 
 @contextlib.contextmanager

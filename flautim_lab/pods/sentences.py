@@ -17,19 +17,36 @@ def trouble(pod: Any) -> str:
         As the cluster gives it.
     """
     name, status = pod.metadata.name, pod.status
-    for condition in status.conditions or ():
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return (
-                f"pod {name} finds no node: {_clean(condition.message)}; ask for less cpu or "
-                "memory, or wait until there is room"
-            )
     if status.reason == "Evicted":
         return f"pod {name} was evicted: {_clean(status.message)}; it is started again"
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            said = _clean(condition.message)
+            return f"pod {name} finds no node: {said}; {_placing(said)}"
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return (
+                f"pod {name} has to leave its node ({_clean(condition.message)}); another takes "
+                "its place, and the run goes on"
+            )
     for container in status.container_statuses or ():
         said = _of_container(name, pod, container)
         if said:
             return said
     return ""
+
+
+def _placing(said: str) -> str:
+    """Return what to do about a pod that finds no node, by what the scheduler says."""
+    if "Insufficient" in said:
+        return "ask for less cpu or memory, or wait until there is room"
+    if "were unschedulable" in said:
+        return (
+            "its people keep new pods off (a drain); the run waits, and goes on once there is a "
+            "node again"
+        )
+    if "selector" in said or "taint" in said:
+        return "check node_selector and tolerations of lab.Cluster"
+    return "the run waits; if it lasts, ask who runs the cluster"
 
 
 def _of_container(name: str, pod: Any, container: Any) -> str:
@@ -75,6 +92,28 @@ def refusal(status: int, reason: str, message: str, what: str) -> str:
     if status == 422:
         return f"the cluster refuses to {what}: {said}"
     return f"cannot {what} ({status} {reason}): {said}"
+
+
+def refused(role: str, namespace: str, message: str | None) -> str:
+    """Return why pods of a Job that was accepted are refused.
+
+    Parameters
+    ----------
+    role : {"server", "worker"}
+    namespace : str
+    message : str
+        Of the Job's event, such as "Error creating: pods "..." is forbidden: exceeded quota: ...".
+    """
+    said = _clean(message).removeprefix("Error creating: ")
+    who = "the run's server" if role == "server" else "all of the run's workers"
+    if "exceeded quota" in said:
+        quota = said[said.index("exceeded quota") :]
+        return (
+            f"there is no room for {who} in the quota of {namespace} ({quota}); ask for less cpu "
+            "or memory or for fewer workers, wait until there is room, or ask who runs the "
+            "cluster for a larger quota"
+        )
+    return f"the cluster refuses pods for {who} in {namespace}: {said}; ask who runs it"
 
 
 def _image(pod: Any, container: Any) -> str:

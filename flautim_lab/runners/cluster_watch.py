@@ -93,6 +93,7 @@ class ClusterWatch:
         self._looked = 0.0
         self._stopping: float | None = None
         self._told = False
+        self._lost: dict[str, str] = {}
 
     def run(self) -> None:
         """Follow the run; then fetch what it leaves, and remove its objects."""
@@ -105,7 +106,7 @@ class ClusterWatch:
             if not self._make():
                 self._remove_and_end(RunStatus.STOPPED, "stopped before it had begun")
                 return
-            self._api.follow(self._pods, self._say, self._over)
+            self._api.follow(self._pods, self._say, self._lose, self._over)
             outcome = self._follow()
             self._remove_and_end(*outcome)
         except RunNotFoundError:
@@ -143,6 +144,8 @@ class ClusterWatch:
         status = RunStatus(state["status"])
         if state["more"]:
             return None
+        if status is RunStatus.STOPPED and not self._records.stop_requested(self._id):
+            return RunStatus.FAILED, f"{self._hopeless()}; {state['message']}".lstrip("; ")
         if status.ended and status is not RunStatus.INTERRUPTED:
             return status, state["message"]
         known = self._records.run(self._id)
@@ -152,7 +155,8 @@ class ClusterWatch:
 
     def _pass_on(self, line: Line) -> None:
         """Tell the server what is to be in its log, and that somebody asked for a stop."""
-        if self._records.stop_requested(self._id) and not self._told:
+        asked = self._records.stop_requested(self._id) or self._hopeless()
+        if asked and not self._told:
             line.ask("POST", "/stop")
             self._told = True
         with self._saying:
@@ -237,6 +241,19 @@ class ClusterWatch:
             record = self._records.run(self._id)
             if not record.status.ended:
                 self._records.set_status(self._id, record.status, message=self._now())
+
+    def _lose(self, namespace: str, sentence: str) -> None:
+        """Note that a namespace has no worker left, and will have none."""
+        with self._saying:
+            self._lost[namespace] = sentence
+
+    def _hopeless(self) -> str:
+        """Return why the work cannot be done any more: no worker is left that may do it."""
+        with self._saying:
+            # Rows that stay somewhere are nobody else's to train on.
+            if set(self._lost) >= set(self._pods.workers) or set(self._lost) & set(self._pods.data):
+                return next(iter(self._lost.values()), "")
+            return ""
 
     def _now(self) -> str:
         with self._saying:

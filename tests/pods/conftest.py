@@ -10,7 +10,7 @@ import kmock
 import pytest
 import yaml
 
-RESOURCES = ("v1/pods", "v1/configmaps", "batch/v1/jobs")
+RESOURCES = ("v1/pods", "v1/configmaps", "v1/events", "batch/v1/jobs")
 
 
 class Emulator(kmock.KubernetesEmulator):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import threading
-import time
 
-import kmock
 import pytest
 
 from flautim_lab.errors import ClusterError
@@ -58,15 +54,6 @@ def there(cluster):
 
 def make(api):
     api.make(RUN, b"archive", FILES, {"ufmg": FILES, "ifnmg": FILES})
-
-
-def pod(name, **status):
-    labels = {"flautim-lab/run": RUN.name, "flautim-lab/role": "worker"}
-    return {
-        "metadata": {"name": name, "namespace": "ufmg", "labels": labels, "resourceVersion": "1"},
-        "spec": {"containers": [{"name": "worker", "image": "flautim-lab:0.1.0"}]},
-        "status": status,
-    }
 
 
 def test_all_is_made_once_and_a_second_time_changes_nothing(cluster):
@@ -130,30 +117,6 @@ def test_what_one_may_not_do_is_said_before_anything_is_made(cluster):
         api.check_access(["ufmg"])
 
 
-def test_what_keeps_pods_from_working_is_told_as_it_changes(cluster):
-    said, stopped = [], threading.Event()
-    waiting = {"name": "worker", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
-    waiting |= {"image": "nowhere:1", "imageID": "", "ready": False, "restartCount": 0}
-    running = waiting | {"state": {"running": {}}, "image": "flautim-lab:0.1.0"}
-    api = Api()
-    key = (kmock.resource("v1/pods"), "ufmg", "a")
-    there = pod("a", containerStatuses=[waiting])
-    cluster.call(lambda handler: handler.objects.__setitem__(key, there))
-    run = dataclasses.replace(RUN, workers={"ufmg": 1})
-    threads = api.follow(run, lambda name, sentence: said.append((name, sentence)), stopped)
-    wait_for(lambda: said)
-    assert said[0][0] == "a"
-    assert said[0][1].startswith("the image nowhere:1 cannot be pulled for pod a")
-    api._core.patch_namespaced_pod("a", "ufmg", {"status": {"containerStatuses": [running]}})
-    wait_for(lambda: len(said) > 1)
-    assert said[1] == ("a", "")
-    stopped.set()
-    api._core.patch_namespaced_pod("a", "ufmg", {"metadata": {"labels": {"seen": "last"}}})
-    for thread in threads:
-        thread.join(10)
-    assert [thread.is_alive() for thread in threads] == [False]
-
-
 def test_a_job_that_failed_says_why(cluster):
     api = Api()
     assert api.failure(RUN) == "the server's job is gone: somebody removed it"
@@ -174,15 +137,24 @@ def test_removing_is_done_when_it_was_done_before(cluster):
     assert api.remove(RUN) == []
 
 
+def test_a_run_that_goes_on_is_not_removed_by_a_refusal(cluster):
+    api = Api()
+    make(api)
+    body = {"kind": "Status", "message": "the server is overloaded"}
+    cluster.call(
+        lambda handler: (
+            handler["get /apis/batch/v1/namespaces/ifnmg/jobs/r20261125-202140-7d1947b4-workers"]
+            << 503
+            << body
+        )
+    )
+    with pytest.raises(ClusterError, match="the server is overloaded"):
+        make(api)
+    assert there(cluster) == MADE
+
+
 def test_a_context_that_is_not_there_is_named_and_a_cluster_that_is_away(cluster):
     with pytest.raises(ClusterError, match=re.escape("no context named 'nope' in the kubeconfig")):
         Api("nope")
     with pytest.raises(ClusterError, match="the cluster does not answer, cannot ask for its vers"):
         Api("away").version()
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -6,7 +6,7 @@ from types import SimpleNamespace as Thing
 
 import pytest
 
-from flautim_lab.pods.sentences import refusal, trouble
+from flautim_lab.pods.sentences import refusal, refused, trouble
 
 
 def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, last=None):
@@ -51,6 +51,22 @@ def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, l
             "cpu or memory, or wait until there is room",
         ),
         (
+            pod(conditions=[("PodScheduled", "False", "0/1 nodes: 1 node(s) were unschedulable.")]),
+            "pod run-workers-0-abcde finds no node: 0/1 nodes: 1 node(s) were unschedulable; its "
+            "people keep new pods off (a drain); the run waits, and goes on once there is a node "
+            "again",
+        ),
+        (
+            pod(conditions=[("PodScheduled", "False", "1 node(s) didn't match node selector.")]),
+            "pod run-workers-0-abcde finds no node: 1 node(s) didn't match node selector; check "
+            "node_selector and tolerations of lab.Cluster",
+        ),
+        (
+            pod(conditions=[("DisruptionTarget", "True", "Eviction API: evicting")]),
+            "pod run-workers-0-abcde has to leave its node (Eviction API: evicting); another takes "
+            "its place, and the run goes on",
+        ),
+        (
             pod(waiting=("ImagePullBackOff", "Back-off")),
             "the image flautim-lab:0.1 cannot be pulled for pod run-workers-0-abcde "
             "(ImagePullBackOff); check its name, or ask who runs the cluster to load it",
@@ -85,4 +101,15 @@ def test_refusals():
     )
     assert refusal(404, "Not Found", 'namespaces "ufmg" not found', asked) == (
         'cannot create Job run-workers in ufmg: namespaces "ufmg" not found; check the namespace'
+    )
+
+
+def test_pods_that_are_refused():
+    quota = 'Error creating: pods "x" is forbidden: exceeded quota: small, requested: cpu=1'
+    assert refused("server", "ufmg", quota).startswith(
+        "there is no room for the run's server in the quota of ufmg (exceeded quota: small, "
+    )
+    assert refused("worker", "ufmg", "Error creating: no PriorityClass named high.") == (
+        "the cluster refuses pods for all of the run's workers in ufmg: no PriorityClass named "
+        "high; ask who runs it"
     )
