@@ -94,6 +94,7 @@ class ClusterWatch:
         self._stopping: float | None = None
         self._told = False
         self._lost: dict[str, str] = {}
+        self._error = ""
 
     def run(self) -> None:
         """Follow the run; then fetch what it leaves, and remove its objects."""
@@ -171,6 +172,9 @@ class ClusterWatch:
 
     def _away(self, error: Exception) -> tuple[RunStatus, str] | None:
         """Return how the run ended, if a server that cannot be reached is not to be waited for."""
+        if str(error) != self._error:
+            self._error = str(error)
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {error}\n")  # to the watch's own log
         if self._records.stop_requested(self._id):
             self._stopping = self._stopping or time.monotonic()
             if time.monotonic() - self._stopping > STOP_SECONDS:

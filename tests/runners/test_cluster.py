@@ -58,7 +58,9 @@ def test_rows_that_stay_at_home_need_a_worker_and_a_volume_there():
 
 
 def test_without_a_cluster_nothing_is_recorded(monkeypatch, tmp_path):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    # The client reads KUBECONFIG once, when it is imported.
+    location = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(location, str(tmp_path / "none"))
     with pytest.raises(lab.ClusterError, match="no Kubernetes cluster is configured here"):
         lab.run(experiment(), on="cluster")
     assert lab.runs() == []
