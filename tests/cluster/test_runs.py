@@ -10,17 +10,8 @@ from kubernetes import client as k8s
 import flautim_lab as lab
 from flautim_lab.runners.cluster import ClusterRun
 from tests.cluster.conftest import left_in
+from tests.cluster.faulted import PATIENCE, SMALL, wait_for
 from tests.federations import DropoutNet, Net, experiment, same
-
-PATIENCE = 240
-SMALL = {"cpu": "400m", "memory": "700Mi", "server_cpu": "600m", "server_memory": "700Mi"}
-
-
-def wait_for(condition, what, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: it did not happen in {seconds} s"
-        time.sleep(0.2)
 
 
 def test_four_clients_in_two_namespaces_end_with_the_kernels_bits(
