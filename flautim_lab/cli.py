@@ -284,9 +284,35 @@ def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
 
 
 @main.command("doctor")
+@click.option("--cluster", is_flag=True, help="Look at a Kubernetes cluster instead.")
+@click.option("--context", help="Of the kubeconfig.  [default: its current one]")
+@click.option(
+    "--namespace", "namespaces", multiple=True,
+    help="Where to look; may be given again.  [default: the kubeconfig's]",
+)  # fmt: skip
+@click.option("--remove", is_flag=True, help="Remove what runs have left there, without asking.")
+@click.option(
+    "--run", "run_ids", multiple=True, metavar="ID",
+    help="Remove this run, even if it goes on; may be given again.",
+)  # fmt: skip
 @as_json
-def doctor(as_json: bool) -> None:
-    """Tell what is installed, what can run here, what is missing and how to get it."""
+def doctor(
+    cluster: bool,
+    context: str | None,
+    namespaces: tuple[str, ...],
+    remove: bool,
+    run_ids: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Tell what is installed, what can run here, what is missing and how to get it.
+
+    With --cluster: what you may not do on a cluster, and what runs have left there.
+    """
+    if cluster:
+        _examine_cluster(context, namespaces, remove, run_ids, as_json)
+        return
+    if context or namespaces or remove or run_ids:
+        raise click.UsageError("--context, --namespace, --remove and --run go with --cluster")
     from flautim_lab.runners.doctor import examine
 
     checks = examine()
@@ -299,6 +325,45 @@ def doctor(as_json: bool) -> None:
             if check.advice:
                 click.echo(f"{check.name}: {check.advice}")
     if any(check.state == "problem" for check in checks):
+        sys.exit(1)
+
+
+def _examine_cluster(
+    context: str | None,
+    namespaces: Sequence[str],
+    remove: bool,
+    run_ids: Sequence[str],
+    as_json: bool,
+) -> None:
+    from flautim_lab.runners.cluster_doctor import ClusterDoctor
+
+    looking = ClusterDoctor(context, namespaces)
+    denied, findings = looking.denied(), looking.find()
+    wanted = looking.named(findings, run_ids)
+    leftovers = [each for each in findings if each.leftover and each not in wanted]
+    if not as_json:
+        click.echo("\n".join(looking.lines(denied)))
+        if findings:
+            head = ("RUN", "STATE", "AGE", "HOLDS", "")
+            click.echo(_table(head, [finding.as_row() for finding in findings]))
+    if remove:
+        wanted += leftovers
+    elif leftovers and not as_json:
+        what = f"what {count(len(leftovers), 'run')} left"
+        if sys.stdin.isatty() and click.confirm(f"Remove {what}?"):
+            wanted += leftovers
+        elif not sys.stdin.isatty():
+            click.echo(f"flautim-lab doctor --cluster --remove removes {what}")
+    stay = looking.remove(wanted)
+    removed = [finding.found.run_id for finding in wanted]
+    if as_json:
+        told = {"cluster": looking.cluster, "denied": denied, "removed": removed, "pods_left": stay}
+        _print_json(told | {"runs": [finding.as_dict() for finding in findings]})
+    elif removed:
+        click.echo(f"removed: {', '.join(removed)}")
+    if stay and not as_json:
+        click.echo(f"pods that did not end: {', '.join(stay)}")
+    if stay or any(denied.values()):
         sys.exit(1)
 
 

@@ -21,7 +21,7 @@ PERMISSIONS = (
     Permission("", "configmaps", ("create", "get", "list", "delete")),
     Permission("", "secrets", ("create",)),
     Permission("", "services", ("create",)),
-    Permission("", "persistentvolumeclaims", ("create",)),
+    Permission("", "persistentvolumeclaims", ("create", "list")),
     Permission("", "pods", ("list", "watch", "delete")),
     Permission("", "pods/log", ("get",)),
     # "get" is what a WebSocket asks for, "create" what SPDY did.

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import urllib3
@@ -23,7 +23,8 @@ from kubernetes import stream as k8s_stream
 from flautim_lab.errors import ClusterError
 from flautim_lab.pods import access, manifests
 from flautim_lab.pods.follow import INDEX_LABEL, Follower
-from flautim_lab.pods.manifests import RUN_ID, RUN_LABEL, SERVER, WORKER, RunPods
+from flautim_lab.pods.found import FoundRun, find_runs
+from flautim_lab.pods.manifests import RUN_LABEL, SERVER, WORKER, RunPods
 from flautim_lab.pods.sentences import refusal
 
 
@@ -88,6 +89,11 @@ class Api:
         self._core = k8s.CoreV1Api(self._client)
         self._batch = k8s.BatchV1Api(self._client)
         self._network = k8s.NetworkingV1Api(self._client)
+
+    @property
+    def address(self) -> str:
+        """Where the API server is."""
+        return str(self._client.configuration.host)
 
     def version(self, seconds: float = 3.0) -> str:
         """Return which Kubernetes it is.
@@ -261,27 +267,34 @@ class Api:
         """
         anchors = [(run.namespace, run.anchor(run.namespace, SERVER))]
         anchors += [(space, run.anchor(space, WORKER)) for space in run.workers]
-        for space, name in anchors:
-            with _refusals(f"delete ConfigMap {name} in {space}"):
+        return self._remove(run.name, anchors, seconds)
+
+    def remove_found(self, run: FoundRun, seconds: float = 60.0) -> list[str]:
+        """Remove what was found of a run, as :meth:`remove` does."""
+        return self._remove(run.name, run.anchors, seconds)
+
+    def _remove(self, name: str, anchors: list[tuple[str, str]], seconds: float) -> list[str]:
+        for space, anchor in anchors:
+            with _refusals(f"delete ConfigMap {anchor} in {space}"):
                 try:
                     self._core.delete_namespaced_config_map(
-                        name, space, propagation_policy="Background"
+                        anchor, space, propagation_policy="Background"
                     )
                 except k8s.ApiException as error:
                     if error.status != 404:
                         raise
+        spaces = list(dict.fromkeys(space for space, _ in anchors))
         end = time.monotonic() + seconds
-        while left := [pod.metadata.name for pod in self.pods(run)]:
+        while left := [pod.metadata.name for pod in self._pods(name, spaces)]:
             if time.monotonic() > end:
                 return left
             time.sleep(0.5)
         return []
 
-    def runs(self, namespace: str) -> list[str]:
-        """Return the ids of the runs of which anything is in a namespace."""
-        with _refusals(f"list ConfigMaps in {namespace}"):
-            made = self._core.list_namespaced_config_map(namespace, label_selector=RUN_LABEL).items
-        return sorted({(each.metadata.annotations or {}).get(RUN_ID, "") for each in made} - {""})
+    def found(self, namespaces: Iterable[str]) -> list[FoundRun]:
+        """Return the runs of which anything is in some namespaces, the oldest first."""
+        with _refusals("list what there is of runs"):
+            return find_runs(self._core, self._batch, namespaces)
 
     # --- following --------------------------------------------------------------------------
 
@@ -291,11 +304,14 @@ class Api:
 
     def pods(self, run: RunPods, role: str | None = None) -> list[Any]:
         """Return the pods of a run, those that are ending too."""
-        wanted = f"{RUN_LABEL}={run.name}"
+        return self._pods(run.name, self.spaces(run), role)
+
+    def _pods(self, name: str, namespaces: list[str], role: str | None = None) -> list[Any]:
+        wanted = f"{RUN_LABEL}={name}"
         if role is not None:
             wanted += f",{manifests.ROLE_LABEL}={role}"
         found: list[Any] = []
-        for space in self.spaces(run):
+        for space in namespaces:
             with _refusals(f"list pods in {space}"):
                 found += self._core.list_namespaced_pod(space, label_selector=wanted).items
         return found

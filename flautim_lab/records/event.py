@@ -44,6 +44,11 @@ class RunStatus(StrEnum):
         """Whether nothing more will happen in the run."""
         return self not in {RunStatus.WAITING, RunStatus.RUNNING}
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good: a silence (``interrupted``) may be broken again."""
+        return self.ended and self is not RunStatus.INTERRUPTED
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

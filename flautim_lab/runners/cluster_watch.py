@@ -100,7 +100,7 @@ class ClusterWatch:
         """Follow the run; then fetch what it leaves, and remove its objects."""
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
         try:
-            if self._records.run(self._id).status.ended:
+            if self._records.run(self._id).status.over:
                 # What was ended here without the cluster having heard of it.
                 self._remove()
                 return
@@ -147,7 +147,7 @@ class ClusterWatch:
             return None
         if status is RunStatus.STOPPED and not self._records.stop_requested(self._id):
             return RunStatus.FAILED, f"{self._hopeless()}; {state['message']}".lstrip("; ")
-        if status.ended and status is not RunStatus.INTERRUPTED:
+        if status.over:
             return status, state["message"]
         known = self._records.run(self._id)
         if known.status is not status and status is RunStatus.RUNNING:
@@ -243,7 +243,7 @@ class ClusterWatch:
                 self._unsaid.append(sentence)
         with contextlib.suppress(RecordsError):
             record = self._records.run(self._id)
-            if not record.status.ended:
+            if not record.status.over:
                 self._records.set_status(self._id, record.status, message=self._now())
 
     def _lose(self, namespace: str, sentence: str) -> None:

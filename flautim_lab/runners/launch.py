@@ -273,7 +273,7 @@ def resume(run_id: str | Run = "last") -> Run:
         raise ExperimentError(
             f"run {run.id} was inside its kernel and ended with it; run it again with lab.run"
         )
-    if record.status.ended and record.status is not RunStatus.INTERRUPTED:
+    if record.status.over:
         raise ExperimentError(f"run {run.id} has {record.status}; there is nothing to resume")
     Records.default().heartbeat(run.id)
     if record.runner == "cluster":

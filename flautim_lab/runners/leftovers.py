@@ -46,7 +46,7 @@ def _is_over(records: Records, folder: ProcessFolder) -> bool:
         return False
     if status is RunStatus.INTERRUPTED:  # a silence may end, as long as anybody lives
         return not folder.alive()
-    return status.ended
+    return status.over
 
 
 def _reap(folder: ProcessFolder) -> bool:

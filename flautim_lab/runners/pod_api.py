@@ -128,7 +128,7 @@ def event_page(records: Records, run_id: str, after: int) -> dict[str, Any]:
     new = records.events(run_id, after=after)
     return {
         "status": str(record.status),
-        "ended": record.status.ended,
+        "ended": record.status.over,
         "message": record.message,
         "plan": record.plan,
         "more": len(new) > MOST_EVENTS,

@@ -80,7 +80,7 @@ def main() -> int:
         EVERYWHERE,
         mounts.api_port,
     )
-    if not records.run(run_id).status.ended:
+    if not records.run(run_id).status.over:
         serve_run(
             folder,
             listen=lambda _, tls: SuperLink(tls, EVERYWHERE, mounts.fleet_port),

@@ -104,7 +104,7 @@ def serve_run(
     facts = folder.facts()
     folder.announce("server")
     records = Records.default()
-    if records.run(facts.run_id).status.ended:
+    if records.run(facts.run_id).status.over:
         return 0
     recorder = Recorder(records, facts.run_id)
     ready(recorder)

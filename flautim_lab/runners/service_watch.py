@@ -46,7 +46,7 @@ class ServiceWatch:
         pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
         pulse.start()
         try:
-            while not self._records.run(self._id).status.ended:
+            while not self._records.run(self._id).status.over:
                 try:
                     with self._run.service() as service:
                         self._follow(service)
@@ -76,7 +76,7 @@ class ServiceWatch:
             status = RunStatus(page["status"])
             if page["more"]:
                 continue
-            if status.ended and status is not RunStatus.INTERRUPTED:
+            if status.over:
                 self._fetch(service)
                 self._records.set_status(self._id, status, message=page["message"])
                 return

@@ -103,8 +103,7 @@ class Watch:
         if record.round > self._round:
             self._round = record.round
             self._deaths.clear()
-        # Interrupted is what others read from a silence that is about to end.
-        return record.status.ended and record.status is not RunStatus.INTERRUPTED
+        return record.status.over
 
     def _keep(self, name: str) -> None:
         process = self._folder.process(name)

@@ -99,11 +99,7 @@ class Dispatch:
 
     def go_on(self) -> list[str]:
         """Follow all runs that had not ended when the last service did; returns their ids."""
-        unfinished = [
-            record.id
-            for record in self._records.runs()
-            if not record.status.ended or record.status is RunStatus.INTERRUPTED
-        ]
+        unfinished = [record.id for record in self._records.runs() if not record.status.over]
         for run_id in unfinished:
             self._follow(run_id)
         return unfinished

@@ -25,7 +25,7 @@ def ana(api, spaces, tmp_path, monkeypatch):
     account = k8s.V1ServiceAccount(metadata=k8s.V1ObjectMeta(name=ACCOUNT))
     core.create_namespaced_service_account(spaces[0], account)
     asked = k8s.AuthenticationV1TokenRequest(
-        spec=k8s.V1TokenRequestSpec([], expiration_seconds=HOUR)
+        spec=k8s.V1TokenRequestSpec(audiences=[], expiration_seconds=HOUR)
     )
     token = core.create_namespaced_service_account_token(ACCOUNT, spaces[0], asked).status.token
     settings = api._client.configuration

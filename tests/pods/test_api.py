@@ -69,7 +69,7 @@ def test_only_what_the_role_grants_is_asked_for(cluster):
     api = Api()
     make(api)
     api.pods(RUN)
-    api.runs("ufmg")
+    api.found(["ufmg"])
     api.failure(RUN)
     api.remove(RUN, seconds=0.0)
     verbs = {"FETCH": "get", "LIST": "list", "CREATE": "create", "DELETE": "delete"}
@@ -132,7 +132,7 @@ def test_a_job_that_failed_says_why(cluster):
 def test_removing_is_done_when_it_was_done_before(cluster):
     api = Api()
     make(api)
-    assert api.runs("ufmg") == [RUN.run_id]
+    assert [run.run_id for run in api.found(["ufmg", "ifnmg"])] == [RUN.run_id]
     assert api.remove(RUN) == []
     assert api.remove(RUN) == []
 

@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import shutil
+import sqlite3
 import tarfile
 import threading
 import time
@@ -113,6 +114,29 @@ def test_what_is_planned_before_the_start_goes_with_the_pods(folders, monkeypatc
     assert run.metrics.equals(expected.metrics)
     assert list(run.faults["round"]) == [2, 4]
     assert run.faults.recovery_seconds.notna().all()
+
+
+def test_a_server_that_was_away_for_long_goes_on(folders):
+    # Nobody else records a pod's sign of life: its own records call the run interrupted meanwhile.
+    made = experiment(DropoutNet, rounds=12, clients=2)
+    expected = lab.run(made).wait()
+    run, pods = start(made, folders, workers=1)
+    watch = threading.Thread(target=ClusterWatch(pods).run)
+    watch.start()
+    end = time.monotonic() + PATIENCE
+    while run.round < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    folders.processes["server"].kill()
+    folders.processes["server"].wait()
+    state = folders.root / "server" / "state" / "records.db"
+    with contextlib.closing(sqlite3.connect(state)) as records, records:
+        records.execute("UPDATE runs SET heartbeat = heartbeat - 1000")
+    folders.start("server")
+    watch.join(PATIENCE)
+    assert (str(run.status), run.message) == ("finished", "")
+    assert "the server goes on after round" in run.logs()
+    assert same(expected.model().state_dict(), run.model().state_dict())
+    assert run.metrics.equals(expected.metrics)
 
 
 def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folders, tmp_path):
