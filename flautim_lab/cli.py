@@ -338,11 +338,11 @@ def _examine_cluster(
     from flautim_lab.runners.cluster_doctor import ClusterDoctor
 
     looking = ClusterDoctor(context, namespaces)
-    denied, findings = looking.denied(), looking.find()
+    denied, findings = looking.denied, looking.find()
     wanted = looking.named(findings, run_ids)
     leftovers = [each for each in findings if each.leftover and each not in wanted]
     if not as_json:
-        click.echo("\n".join(looking.lines(denied)))
+        click.echo("\n".join(looking.lines()))
         if findings:
             head = ("RUN", "STATE", "AGE", "HOLDS", "")
             click.echo(_table(head, [finding.as_row() for finding in findings]))
@@ -350,10 +350,10 @@ def _examine_cluster(
         wanted += leftovers
     elif leftovers and not as_json:
         what = f"what {count(len(leftovers), 'run')} left"
-        if sys.stdin.isatty() and click.confirm(f"Remove {what}?"):
-            wanted += leftovers
-        elif not sys.stdin.isatty():
+        if not _is_terminal():
             click.echo(f"flautim-lab doctor --cluster --remove removes {what}")
+        elif click.confirm(f"Remove {what}?"):
+            wanted += leftovers
     stay = looking.remove(wanted)
     removed = [finding.found.run_id for finding in wanted]
     if as_json:
@@ -365,6 +365,10 @@ def _examine_cluster(
         click.echo(f"pods that did not end: {', '.join(stay)}")
     if stay or any(denied.values()):
         sys.exit(1)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _run(text: str) -> Run:

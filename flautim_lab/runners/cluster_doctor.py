@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,15 +98,13 @@ class ClusterDoctor:
         self.namespaces = list(dict.fromkeys(namespaces)) or [self._api.namespace]
         version = self._api.version(VERSION_SECONDS)
         self.cluster = f"Kubernetes {version} at {self._api.address}"
+        #: By namespace, what the current user may not do there of what a run needs.
+        self.denied = {space: self._api.denied(space) for space in self.namespaces}
 
-    def denied(self) -> dict[str, list[str]]:
-        """Return, by namespace, what the current user may not do there of what a run needs."""
-        return {space: self._api.denied(space) for space in self.namespaces}
-
-    def lines(self, denied: Mapping[str, Sequence[str]]) -> list[str]:
+    def lines(self) -> list[str]:
         """Return, in sentences, which cluster it is and what one may not do there."""
         said = [self.cluster]
-        for space, lacking in denied.items():
+        for space, lacking in self.denied.items():
             if lacking:
                 advice = "ask who runs the cluster for the role flautim-lab-runs there"
                 said.append(f"{space}: you may not {', '.join(lacking)}; {advice}")
@@ -115,14 +113,13 @@ class ClusterDoctor:
         return said
 
     def find(self) -> list[Finding]:
-        """Return what there is of runs, the oldest first.
-
-        Raises
-        ------
-        ClusterError
-            If the current user may not look.
-        """
-        return [self._judge(found) for found in self._api.found(self.namespaces)]
+        """Return what there is of runs, the oldest first, in the namespaces where one may look."""
+        seen = [
+            space
+            for space, lacking in self.denied.items()
+            if not any(each.startswith("list ") for each in lacking)
+        ]
+        return [self._judge(found) for found in self._api.found(seen)]
 
     def remove(self, findings: Sequence[Finding]) -> list[str]:
         """Remove runs; returns the pods that have not ended in a minute.
