@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 IMAGE_VARIABLE = "FLAUTIM_LAB_IMAGE"
 IMAGE = "flautim-lab:0.1.0"
 BEGUN = "begun"  # a file that is there once a run's pods were asked for
-_CPU = re.compile(r"\d+(\.\d+)?|\d+m")
-_BYTES = re.compile(r"\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+MOST_WORKERS = 1000  # their public keys go into one Secret, which holds 1 MiB
+_CPU = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
+_BYTES = re.compile(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -93,6 +94,11 @@ class Cluster:
                 raise ExperimentError(
                     f"workers{where} must be a whole number from 1, not {number!r}"
                 )
+        if sum(numbers.values()) > MOST_WORKERS:
+            raise ExperimentError(
+                f"workers may be at most {MOST_WORKERS} in all, not {sum(numbers.values())}; each "
+                "hosts as many clients as there are to host"
+            )
         if not numbers:
             raise ExperimentError("workers names no namespace; give at least one, or a number")
         for space in [*filter(None, numbers), *([self.namespace] if self.namespace else [])]:
@@ -179,8 +185,13 @@ class Cluster:
 
 
 def _check_quantity(name: str, value: Any, form: re.Pattern[str], examples: str) -> None:
-    if not isinstance(value, str) or not form.fullmatch(value):
-        raise ExperimentError(f"{name} must be a quantity such as {examples}, not {value!r}")
+    if not isinstance(value, str) or len(value) > 20 or not form.fullmatch(value):
+        shown = value[:20] if isinstance(value, str) else value
+        raise ExperimentError(f"{name} must be a quantity such as {examples}, not {shown!r}")
+    if not re.search("[1-9]", value):  # to Kubernetes 0 is no limit at all, and counts as nothing
+        raise ExperimentError(
+            f"{name} must be more than nothing, such as {examples}, not {value!r}"
+        )
 
 
 class ClusterRun:

@@ -30,11 +30,20 @@ from flautim_lab.runners.pod_api import FILES
 
 WAIT_SECONDS = 5.0  # that the server holds a question for events before it answers "none yet"
 TIMEOUT_SECONDS = 30.0
+MOST_BYTES = 512 * 2**20  # of what a run leaves; code of users is in the pod that answers
+MOST_ANSWER_BYTES = 64 * 2**20  # of any other answer
 RETRY_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
 STOP_SECONDS = 15.0  # that a server which cannot be reached is given to hear of a stop
 LOOK_AT_JOB_SECONDS = 5.0
 AWAY_SECONDS = 2.0  # between looks whether the cluster answers again
+
+
+_fetching = threading.Lock()  # of several runs that end together: each model is in memory
+
+
+class TooLarge(http.client.HTTPException):
+    """An answer of more bytes than are taken."""
 
 
 class Line(http.client.HTTPSConnection):
@@ -54,19 +63,24 @@ class Line(http.client.HTTPSConnection):
         plain.settimeout(TIMEOUT_SECONDS)
         self.sock = self._tls.wrap_socket(plain, server_hostname="localhost")
 
-    def ask(self, method: str, path: str, body: Any = None) -> bytes:
+    def ask(
+        self, method: str, path: str, body: Any = None, most_bytes: int = MOST_ANSWER_BYTES
+    ) -> bytes:
         """Return an answer's body.
 
         Raises
         ------
         OSError, http.client.HTTPException
-            If the server is not there, or refuses.
+            If the server is not there, refuses, or answers with more bytes than these.
         """
         content = None if body is None else json.dumps(body)
         headers = {"Authorization": f"Bearer {self._token}"}
         self.request(method, path, content, headers)
         response = self.getresponse()
-        answer = response.read()
+        answer = response.read(most_bytes + 1)
+        if len(answer) > most_bytes:
+            self.close()  # the rest is not read; the next question connects again
+            raise TooLarge(f"{path}: more than {most_bytes} bytes")
         if response.status != 200:
             raise http.client.HTTPException(f"{path}: {response.status}")
         return answer
@@ -126,9 +140,10 @@ class ClusterWatch:
                     while True:
                         outcome = self._poll(line)
                         if outcome is not None:
-                            self._fetch(line)
+                            status, message = outcome
+                            left_out = self._fetch(line)
                             line.ask("POST", "/collected")
-                            return outcome
+                            return status, "; ".join(filter(None, [message, *left_out]))
             except (OSError, http.client.HTTPException, ClusterError) as error:
                 outcome = self._away(error)
                 if outcome is not None:
@@ -139,10 +154,14 @@ class ClusterWatch:
         """Store what is new; returns how the run has ended, if it has."""
         after = self._records.last_seq(self._id)
         self._pass_on(line)
-        state = json.loads(line.ask("GET", f"/events?after={after}&wait={WAIT_SECONDS:g}"))
-        events = [Event(*values) for values in state["events"]]
+        answer = line.ask("GET", f"/events?after={after}&wait={WAIT_SECONDS:g}")
+        try:
+            state = json.loads(answer)
+            events = [Event(*values) for values in state["events"]]
+            status = RunStatus(state["status"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise http.client.HTTPException(f"an answer that is none ({error})") from error
         self._records.append(self._id, events)
-        status = RunStatus(state["status"])
         if state["more"]:
             return None
         if status is RunStatus.STOPPED and not self._records.stop_requested(self._id):
@@ -196,11 +215,27 @@ class ClusterWatch:
                     return f" ({lines})"
         return ""
 
-    def _fetch(self, line: Line) -> None:
-        """Fetch what the run leaves: the model, and the scale of its inputs."""
+    def _fetch(self, line: Line) -> list[str]:
+        """Fetch what the run leaves, the model and the scale of its inputs.
+
+        Returns
+        -------
+        list of str
+            A sentence for each that is too large.
+        """
+        left_out = []
         for name in FILES:
-            with contextlib.suppress(http.client.HTTPException):
-                write_atomic(self._run.folder.run_folder / name, line.ask("GET", f"/files/{name}"))
+            try:
+                with _fetching:
+                    content = line.ask("GET", f"/files/{name}", most_bytes=MOST_BYTES)
+                    write_atomic(self._run.folder.run_folder / name, content)
+            except TooLarge:
+                left_out.append(
+                    f"its {name} is larger than {MOST_BYTES // 2**20} MiB and was not fetched"
+                )
+            except http.client.HTTPException:
+                continue  # the run has none
+        return left_out
 
     def _make(self) -> bool:
         """Make what is not there, as soon as the cluster answers; False if a stop comes first."""

@@ -8,9 +8,11 @@ notebook.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
 TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable, given by the Hub
 INSTITUTION_VARIABLE = "FLAUTIM_LAB_INSTITUTION"
 TIMEOUT_SECONDS = 60.0
+ASKS = 3  # for a run whose first answer did not come: it may have been started
+AGAIN_SECONDS = 2.0
 #: What a user of a hub may choose; all else is the institution's to say.
 CHOSEN = ("cpu", "memory", "gpu", "server_cpu", "server_memory", "storage", "hours")
 
@@ -148,9 +152,22 @@ class ServiceRun:
         request["faults"] = [dataclasses.asdict(fault) for fault in faults.planned(self.folder)]
         write_atomic(self.folder.path / BEGUN, b"")
         with self.service() as service:
-            service.ask("PUT", self.path(), request)
+            self._put(service, request)
         self.clean()  # the service has it
         self.watch()
+
+    def _put(self, service: Service, request: Mapping[str, Any]) -> None:
+        """Ask for the run; the same once more is no second run."""
+        for left in reversed(range(ASKS)):
+            try:
+                service.ask("PUT", self.path(), request)
+                return
+            except Away:
+                if not left:
+                    with contextlib.suppress(ClusterError):
+                        service.ask("POST", self.path("/stop"))  # nobody here would follow it
+                    raise
+                time.sleep(AGAIN_SECONDS)
 
     def watch(self) -> None:
         """Start what follows the run at the service, a process that outlives the kernel."""

@@ -17,21 +17,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import dataclasses
+import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from flautim_lab.errors import ExperimentError, FlautimError, RecordsError, RunNotFoundError
+from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
 from flautim_lab.service import access, dispatch
@@ -40,8 +45,15 @@ from flautim_lab.service.hub import Caller, Hub, Unknown
 from flautim_lab.service.settings import Settings
 
 MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
+MOST_STRIKE_BYTES = 2**16
+MOST_STARTING = 4  # requests for a run that are in memory at once
+SENDING_SECONDS = 60.0  # that such a request may take to come in
+MOST_WAITING = 50  # questions of one user that look for news again and again
+LAST_EVENT = 2**63 - 1  # that the records can number
 LOOK_SECONDS = 0.2
 SHOWN_RUNS = 100
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 class Refused(Exception):  # noqa: N818 - an answer
@@ -95,6 +107,11 @@ def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
 
 def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     router = APIRouter()
+    starting = asyncio.Semaphore(MOST_STARTING)
+    # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
+    turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    threads = ThreadPoolExecutor(MOST_STARTING, "start")
+    waiting: Counter[str] = Counter()
 
     def allowed(run_id: str, who: Caller, action: Action) -> RunRecord:
         """Return a run, if somebody may do this to it; to a stranger there is no such run."""
@@ -126,12 +143,11 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
 
     @router.put("/runs/{run_id}")
     async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
-        asked = await _read(request)
-        try:
-            archive = base64.b64decode(asked.archive, validate=True)
-        except binascii.Error:
-            raise Refused(422, "the archive is no base64") from None
-        record = await asyncio.to_thread(runs.start, run_id, who, asked, archive)
+        async with turns.setdefault(who.name, asyncio.Lock()), starting:
+            asked = await _read(request, dispatch.Request, MOST_BYTES)
+            # Threads of their own: a cluster that is slow must not keep others from their events.
+            loop = asyncio.get_running_loop()
+            record = await loop.run_in_executor(threads, _start, runs, run_id, who, asked)
         return _shown(record)
 
     @router.get("/runs/{run_id}")
@@ -140,19 +156,23 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
 
     @router.get("/runs/{run_id}/events")
     async def events(
-        run_id: str, who: Who, after: Annotated[int, Query(ge=0)] = 0, wait: float = 0.0
+        run_id: str,
+        who: Who,
+        after: Annotated[int, Query(ge=0, le=LAST_EVENT)] = 0,
+        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
     ) -> Response:
         await asyncio.to_thread(allowed, run_id, who, Action.READ)
-        end = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
-        before: tuple[Any, ...] = ()
-        while True:
-            page = await asyncio.to_thread(event_page, records, run_id, after)
-            now = (page["status"], page["message"])
-            fresh = page["events"] or page["ended"] or (before and now != before)
-            if fresh or time.monotonic() >= end:
-                return JSONResponse(page)
-            before = now
-            await asyncio.sleep(LOOK_SECONDS)
+        wait = min(wait, LONGEST_WAIT_SECONDS)
+        if waiting[who.name] >= MOST_WAITING:  # one look, late, as if there had been no news
+            await asyncio.sleep(wait)
+            wait = 0.0
+        waiting[who.name] += 1
+        try:
+            return await _news(records, run_id, after, wait)
+        finally:
+            waiting[who.name] -= 1
+            if not waiting[who.name]:
+                del waiting[who.name]
 
     @router.get("/runs/{run_id}/files/{name}")
     def file(run_id: str, name: str, who: Who) -> Response:
@@ -165,14 +185,15 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     @router.post("/runs/{run_id}/stop")
     def stop(run_id: str, who: Who) -> dict[str, Any]:
         record = allowed(run_id, who, Action.STOP)
-        if not record.status.ended:
+        if not _is_over(record.status):
             records.request_stop(run_id)
         return _shown(record)
 
     @router.post("/runs/{run_id}/faults")
-    def strike(run_id: str, asked: dispatch.Strike, who: Who) -> dict[str, bool]:
-        allowed(run_id, who, Action.CHANGE)
-        runs.strike(run_id, asked)
+    async def strike(run_id: str, request: Request, who: Who) -> dict[str, bool]:
+        await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
+        asked = await _read(request, dispatch.Strike, MOST_STRIKE_BYTES)
+        await asyncio.to_thread(runs.strike, run_id, asked)
         return {"struck": True}
 
     return router
@@ -197,16 +218,56 @@ def _shown(record: RunRecord) -> dict[str, Any]:
     return told
 
 
-async def _read(request: Request) -> dispatch.Request:
-    """Return what is asked for, without taking in more than is allowed."""
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MOST_BYTES:
-            raise Refused(413, f"a request may hold at most {MOST_BYTES // 2**20} MiB")
+async def _news(records: Records, run_id: str, after: int, wait: float) -> Response:
+    """Return what happened after an event, waiting for so many seconds for news."""
+    end = time.monotonic() + wait
+    before: tuple[Any, ...] = ()
+    while True:
+        page = await asyncio.to_thread(event_page, records, run_id, after)
+        now = (page["status"], page["message"])
+        over = _is_over(RunStatus(page["status"]))
+        fresh = page["events"] or over or (before and now != before)
+        if fresh or time.monotonic() >= end:
+            # Not a JSONResponse, which refuses a loss that is not a number any more.
+            return Response(json.dumps(page), media_type="application/json")
+        before = now
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _is_over(status: RunStatus) -> bool:
+    """Whether a run has ended for good; of an interrupted one the pods may still be there."""
+    return status.ended and status is not RunStatus.INTERRUPTED
+
+
+def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:
+    """Start a run whose experiment is in base64."""
     try:
-        return dispatch.Request.model_validate_json(bytes(content))
-    except ValueError as error:
+        archive = base64.b64decode(asked.archive, validate=True)
+    except ValueError:
+        raise Refused(422, "the archive is no base64") from None
+    asked.archive = ""  # once in memory is enough
+    return runs.start(run_id, who, asked, archive)
+
+
+async def _read(request: Request, kind: type[Asked], most_bytes: int) -> Asked:
+    """Return what is asked for, without taking in more than is allowed.
+
+    FastAPI would take in all of a body before it asks who sends it.
+    """
+    content = bytearray()
+    try:
+        async with asyncio.timeout(SENDING_SECONDS):
+            async for part in request.stream():
+                content += part
+                if len(content) > most_bytes:
+                    raise Refused(413, f"a request may hold at most {most_bytes // 2**10} KiB")
+    except TimeoutError:
+        raise Refused(
+            408, f"the request did not come in within {SENDING_SECONDS:g} s; send it again"
+        ) from None
+    try:
+        return await asyncio.to_thread(kind.model_validate_json, content)
+    except ValidationError as error:
         raise Refused(422, _first_problem(error)) from None
 
 
@@ -238,6 +299,11 @@ def _refuse_in_sentences(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
         return problem(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, error: Exception) -> JSONResponse:
+        # What it says may be about somebody else's run; the log has all of it.
+        return problem(500, f"the service failed ({type(error).__name__}); tell who runs the hub")
 
     @app.exception_handler(FlautimError)
     async def ours(_request: Request, error: FlautimError) -> JSONResponse:

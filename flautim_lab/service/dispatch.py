@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import re
 import shutil
 import threading
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunNotFoundError
-from flautim_lab.names import object_name
+from flautim_lab.names import count, object_name
+from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners import faults
@@ -22,9 +25,17 @@ from flautim_lab.runners.run import Run
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
 
-RUN_ID = re.compile(r"r\d{8}-\d{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
+RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
+MOST_CLIENTS = 100_000
+MOST_ROUNDS = 10**9
+MOST_FAULTS = 100  # that are planned before the start: each is a file, and part of a ConfigMap
+MOST_DETAILS = 2**20  # characters of settings and plan as JSON, which every list of runs reads
+MOST_UNDER_WAY = 20  # runs of one user
 ARCHIVE_START = b"\x1f\x8b"  # gzip's
+
+
+_log = logging.getLogger(__name__)
 
 
 class Wishes(BaseModel):
@@ -50,11 +61,11 @@ class Strike(BaseModel):
 
     id: str = Field(pattern="^[0-9a-f]{32}$")
     action: Literal["kill"]
-    targets: list[str] = Field(min_length=1, max_length=1000)
-    seconds: float = 0.0
-    round: int = Field(ge=0)
-    moment: str = "training"
-    time: float = 0.0
+    targets: list[Annotated[str, Field(max_length=20)]] = Field(min_length=1, max_length=1000)
+    seconds: float = Field(default=0.0, allow_inf_nan=False)
+    round: int = Field(ge=0, le=MOST_ROUNDS)
+    moment: str = Field(default="training", max_length=20)
+    time: float = Field(default=0.0, allow_inf_nan=False)
 
     def fault(self) -> faults.Fault:
         """Return it as the runners have it."""
@@ -71,13 +82,13 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=200)
-    rounds: int = Field(ge=1)
-    clients: int = Field(ge=1)
+    rounds: int = Field(ge=1, le=MOST_ROUNDS)
+    clients: int = Field(ge=1, le=MOST_CLIENTS)
     settings: dict[str, Any]
     plan: dict[str, Any]
     cluster: Wishes
     archive: str
-    faults: list[Strike] = []
+    faults: list[Strike] = Field(default=[], max_length=MOST_FAULTS)
 
 
 class Dispatch:
@@ -98,8 +109,16 @@ class Dispatch:
         self._closed = threading.Event()
 
     def go_on(self) -> list[str]:
-        """Follow all runs that had not ended when the last service did; returns their ids."""
-        unfinished = [record.id for record in self._records.runs() if not record.status.over]
+        """Follow all runs that had not ended when the last service did; returns their ids.
+
+        Those too that had ended, but of which keys are still here: their pods may still be there.
+        """
+        unfinished = [
+            record.id
+            for record in self._records.runs()
+            if not record.status.over
+            or ClusterRun(self._records.folder(record.id)).folder.has_leftovers()
+        ]
         for run_id in unfinished:
             self._follow(run_id)
         return unfinished
@@ -124,11 +143,17 @@ class Dispatch:
             )
         if not archive.startswith(ARCHIVE_START):
             raise ExperimentError("the archive is no compressed experiment")
+        if len(json.dumps([asked.settings, asked.plan])) > MOST_DETAILS:
+            raise ExperimentError(
+                f"the settings and plan are longer than {MOST_DETAILS} characters; use fewer "
+                "clients, or shorter names"
+            )
         institution, cluster = self._cluster(caller, asked.cluster)
         with self._starting:
             known = self._known(run_id, caller)
             if known is not None:
                 return known
+            self._check_under_way(caller)
             run = ClusterRun(self._records.folder(run_id))
             try:
                 run.prepare(run_id, archive, asked.clients, cluster)
@@ -144,16 +169,18 @@ class Dispatch:
                     plan=asked.plan,
                     detached=True,
                 )
-            except FlautimError:
+            except BaseException:  # keys are in it, and no record tells of them
                 shutil.rmtree(run.folder.run_folder, ignore_errors=True)
                 raise
         try:
             run.make(run.api())
+        except Unreachable:
+            pass  # what is there of it is known to the watch alone, which makes the rest
         except ClusterError as error:
             self._records.set_status(run_id, RunStatus.FAILED, message=str(error))
-            run.clean()
             raise
-        self._follow(run_id)
+        finally:
+            self._follow(run_id)  # one that has failed too: it removes what was made
         return self._records.run(run_id)
 
     def strike(self, run_id: str, asked: Strike) -> None:
@@ -170,6 +197,24 @@ class Dispatch:
         if run.status.ended:
             raise ClusterError(f"run {run_id} has {run.status}; there is nothing to strike")
         ClusterChaos(run).strike(asked.fault())
+
+    def _check_under_way(self, caller: Caller) -> None:
+        """Refuse one run too many of a user: each takes threads here, and objects there.
+
+        Raises
+        ------
+        ClusterError
+        """
+        mine = [
+            record
+            for record in self._records.runs()
+            if record.settings.get("owner") == caller.name and not record.status.over
+        ]
+        if len(mine) >= MOST_UNDER_WAY:
+            raise ClusterError(
+                f"{caller.name} has {count(len(mine), 'run')} under way, and no more are let in; "
+                "wait for one to end, or stop it"
+            )
 
     def _known(self, run_id: str, caller: Caller) -> RunRecord | None:
         """Return the caller's own run of that id, if there is one.
@@ -236,15 +281,24 @@ class Dispatch:
                 with run.folder.watching() as mine:
                     if mine:
                         ClusterWatch(run).run()
-                        return
-            except FlautimError as error:
-                with contextlib.suppress(FlautimError):
-                    status = self._records.run(run_id).status
-                    self._records.set_status(run_id, status, message=str(error))
-            except OSError:  # what the run was made from is gone: nothing can be followed
-                with contextlib.suppress(FlautimError):
-                    self._records.set_status(
-                        run_id, RunStatus.FAILED, message="the service lost what it was made from"
-                    )
-                return
+                        break
+            except FileNotFoundError:  # what it was made from is gone: nothing can be followed
+                lost = "the service lost what it was made from"
+                self._say(run_id, lost, RunStatus.FAILED)
+                run.clean()
+                break
+            except Exception as error:  # noqa: BLE001
+                # Whatever it is (a full disk, an answer of a pod that is no answer): a run that
+                # nobody follows would leave its pods behind, and could not be stopped.
+                if not isinstance(error, FlautimError):
+                    _log.exception("following %s broke", run_id)
+                self._say(run_id, str(error))
             self._closed.wait(AGAIN_SECONDS)
+        self._following.pop(run_id, None)
+
+    def _say(self, run_id: str, message: str, status: RunStatus | None = None) -> None:
+        """Tell the owner of a run what broke, unless the run has ended."""
+        with contextlib.suppress(FlautimError):
+            record = self._records.run(run_id)
+            if not record.status.over:
+                self._records.set_status(run_id, status or record.status, message=message)

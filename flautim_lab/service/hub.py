@@ -11,6 +11,7 @@ from tornado.web import HTTPError
 from flautim_lab.service.settings import NAME
 
 SCOPE = f"access:services!service={NAME}"
+LONGEST_TOKEN = 256  # every token that is asked for is remembered for a while, wrong ones too
 CACHE_SECONDS = 60  # after which a token that was taken back, or a new group, is noticed
 
 
@@ -63,10 +64,11 @@ class Hub:
             With the status and the sentence to answer.
         """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() not in ("token", "bearer") or not token.strip():
+        token = token.strip()
+        if scheme.lower() not in ("token", "bearer") or not 0 < len(token) <= LONGEST_TOKEN:
             raise Unknown(401, "send the Hub's token as 'Authorization: token ...'")
         try:
-            user = await self._auth.user_for_token(token.strip(), sync=False)
+            user = await self._auth.user_for_token(token, sync=False)
         except HTTPError as error:
             raise Unknown(503, "the Hub does not answer; try again in a moment") from error
         if not user or user.get("kind") != "user":

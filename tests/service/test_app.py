@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
+import math
+import time
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +14,7 @@ from fastapi.testclient import TestClient
 from flautim_lab.errors import ClusterError
 from flautim_lab.records.event import Event
 from flautim_lab.records.store import Records
+from flautim_lab.runners.pod_api import event_page
 from flautim_lab.service.app import make_app
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
@@ -221,7 +225,7 @@ def test_the_id_of_somebody_elses_run_cannot_be_taken(ask, hub, of_ana):
 
 def test_too_large_a_request_is_not_taken_in(ask, hub):
     answer = ask(hub.token("ana"))("PUT", f"/runs/{RUN}", content=b"x" * (32 * 2**20 + 1))
-    assert problem(answer, 413) == "a request may hold at most 32 MiB"
+    assert problem(answer, 413) == "a request may hold at most 32768 KiB"
 
 
 def test_a_hub_that_is_away_is_said(institutions, no_cluster, monkeypatch):
@@ -230,3 +234,110 @@ def test_a_hub_that_is_away_is_said(institutions, no_cluster, monkeypatch):
     with TestClient(make_app(Records.default(), settings, Hub(settings.institutions))) as test:
         answer = Client(test, "0" * 64)("GET", "/")
     assert "the Hub does not answer" in problem(answer, 503)
+
+
+def test_no_body_is_taken_in_before_it_is_known_who_sends_it(ask, of_ana):
+    sent = []
+
+    def endless():
+        for _ in range(64):
+            sent.append(1)
+            yield b" " * 2**20
+
+    app = ask(None)._test.app
+    headers = [(b"content-type", b"application/json")]
+    path = f"{PREFIX}/runs/{of_ana}/faults"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+    scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
+    scope |= {"server": ("test", 80), "client": ("test", 1), "root_path": ""}
+    parts, answered = endless(), []
+
+    async def receive():
+        part = next(parts, None)
+        return {"type": "http.request", "body": part or b"", "more_body": part is not None}
+
+    async def send(message):
+        answered.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert answered[0]["status"] == 401
+    assert len(sent) <= 1
+
+
+def test_a_strike_is_small(ask, hub, of_ana):
+    ana = ask(hub.token("ana"))
+    answer = ana("POST", f"/runs/{of_ana}/faults", content=b" " * (2**16 + 1))
+    assert problem(answer, 413) == "a request may hold at most 64 KiB"
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [("wait=nan", "wait: "), ("wait=-1", "wait: "), (f"after={10**30}", "after: ")],
+)
+def test_a_question_for_events_that_could_not_end(ask, hub, of_ana, query, sentence):
+    answer = ask(hub.token("ana"))("GET", f"/runs/{of_ana}/events?{query}")
+    assert sentence in problem(answer, 422)
+
+
+def test_a_loss_that_is_no_number_is_told(ask, hub, of_ana):
+    lost = Event(2, 1.0, "metric", round=1, split="train", name="loss", value=math.nan)
+    Records.default().append(of_ana, [lost])
+    page = ask(hub.token("ana"))("GET", f"/runs/{of_ana}/events").json()
+    assert any(isinstance(x, float) and math.isnan(x) for event in page["events"] for x in event)
+
+
+def test_an_interrupted_run_can_be_stopped_and_waited_for(ask, hub, of_ana):
+    records = Records.default()
+    records.set_status(of_ana, "interrupted")
+    ana = ask(hub.token("ana"))
+    began = time.monotonic()
+    page = ana("GET", f"/runs/{of_ana}/events?after={records.last_seq(of_ana)}&wait=0.5").json()
+    assert page["status"] == "interrupted"
+    assert time.monotonic() - began >= 0.5  # its follower is not to ask again and again
+    assert ana("POST", f"/runs/{of_ana}/stop").status_code == 200
+    assert records.stop_requested(of_ana)
+
+
+def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
+    monkeypatch.setattr("flautim_lab.service.app.MOST_WAITING", 0)
+    Records.default().set_status(of_ana, "running")
+    looks = []
+    page = event_page
+
+    def counted(*asked):
+        looks.append(1)
+        return page(*asked)
+
+    monkeypatch.setattr("flautim_lab.service.app.event_page", counted)
+    assert ask(hub.token("ana"))("GET", f"/runs/{of_ana}/events?after=99&wait=1").status_code == 200
+    assert len(looks) == 1
+
+
+def test_a_token_that_is_none_is_not_asked_for(ask):
+    assert "send the Hub's token" in problem(ask("x" * 257)("GET", "/"), 401)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"archive": "é"}, "the archive is no base64"),
+        ({"rounds": 10**30}, "rounds: "),
+        ({"clients": 10**9}, "clients: "),
+        ({"cluster": {"workers": {"ufmg": 10**9}}}, "workers may be at most 1000 in all"),
+        ({"cluster": {"workers": 10**9}}, "workers may be at most 1000 in all"),
+        ({"cluster": {"cpu": "0"}}, "cpu must be more than nothing"),
+        ({"cluster": {"memory": "0.0Gi"}}, "memory must be more than nothing"),
+        ({"cluster": {"server_cpu": "٣"}}, "server_cpu must be a quantity"),
+        ({"faults": [STRIKE] * 101}, "faults: "),
+        ({"faults": [STRIKE | {"targets": ["x" * 21]}]}, "faults.0.targets.0: "),
+        ({"settings": {"a": "x" * 2**20}}, "the settings and plan are longer than"),
+    ],
+)
+def test_what_would_be_too_much_for_the_service_is_refused(ask, hub, changes, sentence):
+    answer = ask(hub.token("ana"))("PUT", f"/runs/{RUN}", json=wish(**changes))
+    assert sentence in problem(answer, 422)
+
+
+def test_a_run_id_has_plain_digits(ask, hub):
+    answer = ask(hub.token("ana"))("PUT", "/runs/r2026112٥-202140-net-7d1947b4", json=wish())
+    assert "is no run id" in problem(answer, 422)
