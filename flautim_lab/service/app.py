@@ -10,6 +10,7 @@
     GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
     GET  /runs/ID/files/NAME            what it leaves
     POST /runs/ID/stop                  end it, keeping its last whole round
+    POST /runs/ID/scale                 more or fewer workers while it goes
 """
 
 from __future__ import annotations
@@ -167,6 +168,11 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
         if not record.status.ended:
             records.request_stop(run_id)
         return _shown(record)
+
+    @router.post("/runs/{run_id}/scale")
+    async def scale(run_id: str, asked: dispatch.Scaling, who: Who) -> dict[str, str]:
+        record = await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
+        return {"done": await asyncio.to_thread(runs.scale, record, who, asked.workers)}
 
     return router
 
