@@ -242,6 +242,22 @@ def stop_run(run_id: str) -> None:
     )
 
 
+@main.command("scale")
+@the_run
+@click.option(
+    "--workers", "asked", required=True, multiple=True, metavar="N",
+    help="How many, or NAMESPACE=N; may be given again for other namespaces.",
+)  # fmt: skip
+def scale_run(run_id: str, asked: Sequence[str]) -> None:
+    """Change how many worker pods train a run on a cluster, while it goes."""
+    from flautim_lab.records.store import Records
+    from flautim_lab.runners.scale import scale
+
+    records = Records.default()
+    found = records.find(run_id)
+    click.echo(scale(records.run(found), records.folder(found), _workers(asked)))
+
+
 @main.command("download")
 @the_run
 @click.option("--what", type=click.Choice(DOWNLOADS), required=True, help="Which part.")
@@ -369,6 +385,19 @@ def _examine_cluster(
 
 def _is_terminal() -> bool:
     return sys.stdin.isatty()
+
+
+def _workers(asked: Sequence[str]) -> int | dict[str, int]:
+    """Return the numbers of workers that are asked for: one, or one per namespace."""
+    pairs = [text.rpartition("=")[::2] for text in asked]
+    wrong = next((text for text, (_, n) in zip(asked, pairs, strict=True) if not n.isdecimal()), "")
+    if wrong or (len(pairs) > 1 and not all(space for space, _ in pairs)):
+        raise click.UsageError(
+            f"--workers {wrong or ' '.join(asked)}: give one number, such as 2, or one per "
+            "namespace, such as ufmg=2"
+        )
+    numbers = {space: int(number) for space, number in pairs}
+    return numbers.get("", numbers)
 
 
 def _run(text: str) -> Run:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
+import signal
 import socket
 import sys
 
@@ -54,7 +56,21 @@ class Folders:
         for space, files in worker_files.items():
             self._mount(run, space, WORKER, archive, files, owner)
         self.start("server")
-        for slot in range(run.slots):
+        for slot in run.taken(self.workers(run)):
+            self.start(f"client-{slot}")
+
+    def workers(self, run):
+        kept = self.root / "workers.json"
+        return json.loads(kept.read_text()) if kept.exists() else dict(run.workers)
+
+    def scale(self, run, space, number):
+        """As the controller of an Indexed Job: pods that are too many are told to end."""
+        numbers = self.workers(run)
+        first, before = run.first_slot(space), numbers[space]
+        (self.root / "workers.json").write_text(json.dumps(numbers | {space: number}))
+        for slot in range(first + number, first + before):
+            os.kill(int((self.root / f"client-{slot}.pid").read_text()), signal.SIGTERM)
+        for slot in range(first + before, first + number):
             self.start(f"client-{slot}")
 
     def _mount(self, run, space, role, archive, files, owner):

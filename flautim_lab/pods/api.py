@@ -296,6 +296,24 @@ class Api:
         with _refusals("list what there is of runs"):
             return find_runs(self._core, self._batch, namespaces)
 
+    # --- scaling ----------------------------------------------------------------------------
+
+    def workers(self, run: RunPods) -> dict[str, int]:
+        """Return how many workers each namespace is meant to have now."""
+        found = {}
+        for space in run.workers:
+            name = f"{run.name}-workers"
+            with _refusals(f"read Job {name} in {space}"):
+                found[space] = int(self._batch.read_namespaced_job(name, space).spec.completions)
+        return found
+
+    def scale(self, run: RunPods, namespace: str, number: int) -> None:
+        """Change how many workers a namespace has; pods that are too many are told to end."""
+        name = f"{run.name}-workers"
+        change = {"spec": {"completions": number, "parallelism": number}}  # together, or not at all
+        with _refusals(f"scale Job {name} in {namespace}"):
+            self._batch.patch_namespaced_job(name, namespace, change)
+
     # --- following --------------------------------------------------------------------------
 
     def spaces(self, run: RunPods) -> list[str]:

@@ -38,6 +38,8 @@ CODE, STATE, RUN_FILES, KEYS = "/flautim/code", "/flautim/state", "/flautim/run"
 DATA = "/flautim/data"
 BUG_EXIT = 70  # of a worker whose experiment cannot be loaded: starting it again changes nothing
 WAIT_FOR_DISRUPTED_SECONDS = 30
+MOST_SCALED = 64  # workers that a namespace may be scaled to, unless it began with more
+MOST_WORKERS = 2048  # in all: their keys must fit into a Secret, which holds 1 MiB
 ANYWHERE = "kubernetes.io/metadata.name"
 
 
@@ -77,7 +79,7 @@ class RunPods:
     namespace : str
         Of the server.
     workers : mapping of str to int
-        How many workers each namespace gets, in the order of their slots.
+        How many workers each namespace begins with, in the order of their slots.
     clients : int
     image : str
     server, worker : Resources
@@ -115,9 +117,18 @@ class RunPods:
     faults: Sequence[Mapping[str, Any]] = ()
 
     @property
+    def blocks(self) -> dict[str, int]:
+        """How many slots each namespace owns: as many workers as it may ever be scaled to.
+
+        Each slot has its key from the start, so that scaling needs no new Secret.
+        """
+        useful = min(self.clients, MOST_SCALED, MOST_WORKERS // len(self.workers))
+        return {space: max(number, useful) for space, number in self.workers.items()}
+
+    @property
     def slots(self) -> int:
-        """How many workers there are in all."""
-        return sum(self.workers.values())
+        """How many slots there are in all, whether a worker is meant to be there or not."""
+        return sum(self.blocks.values())
 
     @property
     def address(self) -> str:
@@ -126,16 +137,22 @@ class RunPods:
 
     def first_slot(self, namespace: str) -> int:
         """Return the slot of the worker of index 0 in a namespace."""
-        before = list(self.workers)[: list(self.workers).index(namespace)]
-        return sum(self.workers[each] for each in before)
+        blocks = self.blocks
+        before = list(blocks)[: list(blocks).index(namespace)]
+        return sum(blocks[each] for each in before)
 
     def place(self, slot: int) -> tuple[str, int]:
         """Return the namespace of a worker, and its index there."""
-        for space, number in self.workers.items():
+        for space, number in self.blocks.items():
             if slot < number:
                 return space, slot
             slot -= number
         raise IndexError(slot)
+
+    def taken(self, workers: Mapping[str, int]) -> list[int]:
+        """Return the slots of so many workers of each namespace."""
+        firsts = {space: self.first_slot(space) for space in workers}
+        return [firsts[space] + index for space in workers for index in range(workers[space])]
 
     def anchor(self, namespace: str, role: str) -> str:
         """Return the name of the object that owns all else of a role."""
@@ -143,12 +160,13 @@ class RunPods:
 
     def facts(self) -> dict[str, Any]:
         """Return what every process of the run is told."""
-        places = [space for space, number in self.workers.items() for _ in range(number)]
+        places = [space for space, number in self.blocks.items() for _ in range(number)]
         return {
             "run_id": self.run_id,
             "slots": self.slots,
             "clients": self.clients,
             "places": places if self.data else [],
+            "begin": self.taken(self.workers),
             "faults": [dict(each) for each in self.faults],
         }
 
@@ -275,6 +293,9 @@ def make_worker_job(
     loaded is not started again. Of a node that was lost Kubernetes replaces the pods late, since
     ``podFailurePolicy`` allows no earlier replacement; the server leases their clients to other
     workers meanwhile.
+
+    It is elastic (``completions`` and ``parallelism`` are changed together while it runs), so that
+    there is no ``maxFailedIndexes``, which must never be more than either.
     """
     number = run.workers[namespace]
     container = _container(run, WORKER, run.worker)
@@ -309,7 +330,6 @@ def make_worker_job(
             completions=number,
             parallelism=number,
             backoff_limit_per_index=20,
-            max_failed_indexes=number,
             pod_failure_policy=k8s.V1PodFailurePolicy(rules=rules),
             pod_replacement_policy="Failed",
             active_deadline_seconds=run.deadline_seconds,

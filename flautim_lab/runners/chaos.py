@@ -69,8 +69,7 @@ class Chaos:
     @property
     def targets(self) -> tuple[str, ...]:
         """What can be named."""
-        slots = range(self._folder.facts().slots)
-        workers = tuple(f"client-{slot}" for slot in slots)
+        workers = tuple(f"client-{slot}" for slot in self._folder.workers())
         return (faults.SERVER, faults.WATCH, "template", *workers, HALF, *_EVERYTHING)
 
     @property
@@ -186,7 +185,7 @@ class Chaos:
         faults.plan(self._folder, fault)
 
     def _names(self, action: str, targets: tuple[str, ...], client: int | None) -> tuple[str, ...]:
-        facts = self._folder.facts()
+        facts, slots = self._folder.facts(), self._folder.workers()
         wanted = [_SYNONYMS.get(name, name) for name in targets]
         if client is not None:
             whole = isinstance(client, int) and not isinstance(client, bool)
@@ -194,15 +193,14 @@ class Chaos:
                 raise ExperimentError(
                     f"there is no client {client!r}; clients are 0 to {facts.clients - 1}"
                 )
-            wanted.append(f"client-{client % facts.slots}")
+            wanted.append(f"client-{slots[client % len(slots)]}")
         if not wanted:
             raise ExperimentError(f"say what to {action}: {', '.join(self.targets)}, or client=0")
         names: list[str] = []
         for name in wanted:
             choose(name, self.targets, "process")
             if name == HALF:
-                half = math.ceil(facts.slots / 2)
-                names += [f"client-{slot}" for slot in range(half)]
+                names += [f"client-{slot}" for slot in slots[: math.ceil(len(slots) / 2)]]
             else:
                 names.append(name)
         for name in names:
@@ -216,9 +214,12 @@ class Chaos:
         return tuple(dict.fromkeys(names))
 
     def _hosts(self, names: tuple[str, ...]) -> str:
-        facts = self._folder.facts()
-        slots = [int(name.removeprefix("client-")) for name in names if name.startswith("client-")]
-        clients = sorted(c for slot in slots for c in range(slot, facts.clients, facts.slots))
+        slots = self._folder.workers()
+        clients = [
+            client
+            for client in range(self._folder.facts().clients)
+            if f"client-{slots[client % len(slots)]}" in names
+        ]
         if not clients:
             return ""
         shown = ", ".join(map(str, clients[:10])) + (", ..." if len(clients) > 10 else "")

@@ -87,20 +87,8 @@ class Cluster:
     data: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_workers(self.workers)
         numbers = self.workers if isinstance(self.workers, Mapping) else {"": self.workers}
-        for space, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                where = f" of {space!r}" if space else ""
-                raise ExperimentError(
-                    f"workers{where} must be a whole number from 1, not {number!r}"
-                )
-        if sum(numbers.values()) > MOST_WORKERS:
-            raise ExperimentError(
-                f"workers may be at most {MOST_WORKERS} in all, not {sum(numbers.values())}; each "
-                "hosts as many clients as there are to host"
-            )
-        if not numbers:
-            raise ExperimentError("workers names no namespace; give at least one, or a number")
         for space in [*filter(None, numbers), *([self.namespace] if self.namespace else [])]:
             if not _NAMESPACE.fullmatch(space):
                 raise ExperimentError(
@@ -138,12 +126,17 @@ class Cluster:
         namespace : str
             The kubeconfig's, where this names none.
         """
-        from flautim_lab.pods.manifests import Resources, RunPods
+        from flautim_lab.pods.manifests import MOST_WORKERS, Resources, RunPods
 
         space = self.namespace or namespace
         workers = self.workers
         if not isinstance(workers, Mapping):
             workers = {space: min(workers, clients)}
+        if sum(workers.values()) > MOST_WORKERS:
+            raise ExperimentError(
+                f"workers are {sum(workers.values())} in all, and a run can have at most "
+                f"{MOST_WORKERS}; give fewer, each hosts as many clients as there are"
+            )
         return RunPods(
             run_id=run_id,
             name=object_name(run_id),
@@ -182,6 +175,28 @@ class Cluster:
                     f"the rows of {home!r} stay there; give it workers, and say on which volume "
                     f'they are: lab.Cluster(workers={{"{home}": 1}}, data={{"{home}": "CLAIM"}})'
                 )
+
+
+def check_workers(workers: int | Mapping[str, int]) -> None:
+    """Refuse numbers of workers that cannot be.
+
+    Raises
+    ------
+    ExperimentError
+        Naming the number.
+    """
+    numbers = workers if isinstance(workers, Mapping) else {"": workers}
+    for space, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            where = f" of {space!r}" if space else ""
+            raise ExperimentError(f"workers{where} must be a whole number from 1, not {number!r}")
+    if sum(numbers.values()) > MOST_WORKERS:
+        raise ExperimentError(
+            f"workers may be at most {MOST_WORKERS} in all, not {sum(numbers.values())}; each "
+            "hosts as many clients as there are to host"
+        )
+    if not numbers:
+        raise ExperimentError("workers names no namespace; give at least one, or a number")
 
 
 def _check_quantity(name: str, value: Any, form: re.Pattern[str], examples: str) -> None:
@@ -238,7 +253,8 @@ class ClusterRun:
         for slot in range(pods.slots):
             key = self.folder.key(slot, 1)
             write_atomic(key.with_suffix(".pub"), make_worker_key(key))
-        self.folder.write_facts(RunFacts(pods.run_id, pods.slots, pods.clients))
+        begin = tuple(pods.taken(pods.workers))
+        self.folder.write_facts(RunFacts(pods.run_id, pods.slots, pods.clients, begin=begin))
         facts = {"context": cluster.context, "pods": dataclasses.asdict(pods)}
         write_atomic(self._facts, json.dumps(facts).encode())
 
@@ -272,11 +288,11 @@ class ClusterRun:
         server = {name: (tls / name).read_bytes() for name in own}
         server |= {path.name: path.read_bytes() for path in sorted(keys.glob("*.pub"))}
         workers = {}
-        for space, number in pods.workers.items():
+        for space, block in pods.blocks.items():
             first = pods.first_slot(space)
             workers[space] = {"authority.pem": server["authority.pem"]} | {
                 f"{slot}.key": self.folder.key(slot, 1).read_bytes()
-                for slot in range(first, first + number)
+                for slot in range(first, first + block)
             }
         write_atomic(self._begun, b"")
         api.make(pods, self._archive.read_bytes(), server, workers)

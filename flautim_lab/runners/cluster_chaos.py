@@ -36,8 +36,7 @@ class ClusterChaos(Chaos):
     @property
     def targets(self) -> tuple[str, ...]:
         """What can be named."""
-        slots = range(self._folder.facts().slots)
-        return (faults.SERVER, *(f"client-{slot}" for slot in slots), HALF)
+        return (faults.SERVER, *(f"client-{slot}" for slot in self._folder.workers()), HALF)
 
     @property
     def planned(self) -> list[faults.Fault]:

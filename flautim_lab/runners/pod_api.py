@@ -1,4 +1,4 @@
-"""What the server of a run in a pod tells, and is told, over HTTPS: events, files, stop, faults.
+"""What the server of a run in a pod tells, and is told, over HTTPS: events, files, stop, scale.
 
 Only who holds the run's token may ask. The watch that follows the run (``cluster_watch.py``) is
 the client; it comes by port-forward, or from inside the cluster.
@@ -6,6 +6,7 @@ the client; it comes by port-forward, or from inside the cluster.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hmac
 import json
@@ -84,6 +85,20 @@ def make_api(
     def stop() -> dict[str, bool]:
         records.request_stop(run_id)
         return {"asked": True}
+
+    @app.post("/workers")
+    async def workers(request: Request) -> Response:
+        asked: dict[str, Any] = await request.json()
+        slots = {int(slot) for slot in asked["slots"]}
+        if not slots or not slots <= set(range(folder.facts().slots)):
+            return Response("some slots that this run has must be named", 422)
+        changed = slots != set(folder.workers())
+        folder.write_workers(slots)
+        writer = recorder()
+        if changed and writer is not None:
+            with contextlib.suppress(RecordsError):  # the run is over
+                writer.log(str(asked["text"]))
+        return Response("noted")
 
     @app.post("/log")
     async def log(request: Request) -> dict[str, bool]:

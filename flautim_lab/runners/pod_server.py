@@ -47,6 +47,12 @@ class PodFolder(ProcessFolder):
         super().__init__(run_folder)
         self.tls = keys
         self.keys = keys
+        self._newest: dict[int, tuple[int, bytes]] = {}
+
+    def newest_keys(self) -> dict[int, tuple[int, bytes]]:
+        """Return the worker of each slot; read once, as a run's Secret never changes."""
+        self._newest = self._newest or super().newest_keys()
+        return self._newest
 
 
 def main() -> int:

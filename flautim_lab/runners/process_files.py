@@ -4,6 +4,7 @@
 
     <run folder>/processes/
       run.json            which run, how many workers
+      workers.json        which slots are meant to have a worker now, once that has changed
       port                where the server listens; there once it has loaded the experiment
       tls/                certificates of this run
       keys/0-2.key, .pub  the key of the second worker that held slot 0
@@ -25,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,12 @@ class RunFacts:
     ----------
     run_id : str
     slots : int
-        How many workers there are.
+        How many workers there may be.
     clients : int
     places : tuple of str
         Where the worker of each slot is; empty where any of them may host any client.
+    begin : tuple of int
+        The slots that have a worker at the beginning; empty where all have.
     kernel : tuple of (int, float)
         Process number and start of the process that started the run.
     """
@@ -58,6 +61,7 @@ class RunFacts:
     clients: int
     kernel: tuple[int, float] = (0, 0.0)
     places: tuple[str, ...] = ()
+    begin: tuple[int, ...] = ()
 
 
 class ProcessFolder:
@@ -88,8 +92,20 @@ class ProcessFolder:
         """Read what the processes are told."""
         facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return RunFacts(
-            **facts | {name: tuple(facts.get(name, ())) for name in ("kernel", "places")}
+            **facts | {name: tuple(facts.get(name, ())) for name in ("kernel", "places", "begin")}
         )
+
+    def write_workers(self, slots: Iterable[int]) -> None:
+        """Write which slots are meant to have a worker from now on."""
+        write_atomic(self.path / "workers.json", json.dumps(sorted(slots)).encode())
+
+    def workers(self) -> tuple[int, ...]:
+        """Return which slots are meant to have a worker now, in their order."""
+        try:
+            return tuple(json.loads((self.path / "workers.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            facts = self.facts()
+            return facts.begin or tuple(range(facts.slots))
 
     def write_port(self, port: int) -> None:
         """Write where the server listens."""

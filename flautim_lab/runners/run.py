@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -287,6 +287,35 @@ class Run:
             if self._here is not None:
                 self._here.stop()
         return self
+
+    def scale(self, workers: int | Mapping[str, int]) -> str:
+        """Change how many worker pods train, while the run goes; its numbers do not change.
+
+        The clients are dealt anew among the workers that are meant to be there. The work of pods
+        that are taken away is done by others.
+
+        Parameters
+        ----------
+        workers : int or mapping of str to int
+            As in :class:`Cluster`, such as ``2`` or ``{"ufmg": 1}``; a namespace that is not named
+            stays as it is. At most one worker per client, and 64 per namespace or as many as the
+            run began with.
+
+        Returns
+        -------
+        str
+            What was done, such as "4 workers -> 2".
+
+        Raises
+        ------
+        ExperimentError
+            For a number that cannot be, or a run that has ended or is not on a cluster.
+        ClusterError
+            If the cluster or the run's server cannot be reached now, or refuses.
+        """
+        from flautim_lab.runners.scale import scale
+
+        return scale(self.record, self.folder, workers)
 
     def logs(self, client: int | None = None, last: int | None = None) -> str:
         """Return the run's log as text, one line per entry; tracebacks are kept whole.

@@ -48,6 +48,7 @@ class Roster:
         self._folder = folder
         self._link = link
         self._known: dict[int, tuple[int, int]] = {}
+        self._meant: tuple[int, ...] = ()
         self._looked = -LOOK_SECONDS
 
     def activated(self) -> dict[int, float]:
@@ -57,10 +58,21 @@ class Roster:
             slot: online[node] for slot, (_, node) in list(self._known.items()) if node in online
         }
 
+    def meant(self) -> tuple[int, ...]:
+        """Return the slots that are meant to have a worker now, in their order."""
+        self._look()
+        return self._meant
+
     def __call__(self) -> dict[int, int]:
-        """Return the node of each slot, after a look at the keys if the last one is old."""
+        """Return the node of each slot."""
+        self._look()
+        return {slot: node for slot, (_, node) in self._known.items()}
+
+    def _look(self) -> None:
+        """Look at the keys, and at which slots are wanted, if the last look is old."""
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
+            self._meant = self._folder.workers()
             for slot, (generation, public) in self._folder.newest_keys().items():
                 known = self._known.get(slot)
                 if known is not None and known[0] == generation:
@@ -68,7 +80,6 @@ class Roster:
                 if known is not None:
                     self._link.expel(known[1])
                 self._known[slot] = (generation, self._link.admit(public))
-        return {slot: node for slot, (_, node) in self._known.items()}
 
 
 GOODBYE_SECONDS = 10.0
@@ -192,6 +203,7 @@ def _federate(
         enough=experiment.enough_answers,
         log=recorder.log,
         hosts=_hosts(experiment, facts),
+        meant=roster.meant,
     )
     grid.heard = faults.heard
     grid.used = lambda slot, used: server.usage.add(f"client-{slot}", used)

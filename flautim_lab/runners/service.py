@@ -173,6 +173,19 @@ class ServiceRun:
         """Start what follows the run at the service, a process that outlives the kernel."""
         self.folder.start("watch", "flautim_lab.runners.service_watch")
 
+    def scale(self, workers: int | Mapping[str, int]) -> str:
+        """Ask for more or fewer workers; returns what was done.
+
+        Raises
+        ------
+        ClusterError
+            If the service cannot be reached, or refuses.
+        """
+        asked = dict(workers) if isinstance(workers, Mapping) else workers
+        with self.service() as service:
+            answer = service.ask("POST", self.path("/scale"), {"workers": asked})
+        return str(json.loads(answer)["done"])
+
     def service(self) -> Service:
         """Return a connection to the service that has the run."""
         return Service(json.loads(self._facts.read_text(encoding="utf-8"))["url"])

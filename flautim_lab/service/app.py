@@ -11,6 +11,7 @@
     GET  /runs/ID/files/NAME            what it leaves
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
+    POST /runs/ID/scale                 more or fewer workers while it goes
 """
 
 from __future__ import annotations
@@ -195,6 +196,11 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
         asked = await _read(request, dispatch.Strike, MOST_STRIKE_BYTES)
         await asyncio.to_thread(runs.strike, run_id, asked)
         return {"struck": True}
+
+    @router.post("/runs/{run_id}/scale")
+    async def scale(run_id: str, asked: dispatch.Scaling, who: Who) -> dict[str, str]:
+        record = await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
+        return {"done": await asyncio.to_thread(runs.scale, record, who, asked.workers)}
 
     return router
 

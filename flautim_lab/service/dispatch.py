@@ -8,9 +8,10 @@ import logging
 import re
 import shutil
 import threading
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunNotFoundError
 from flautim_lab.names import count, object_name
@@ -22,6 +23,7 @@ from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.cluster_chaos import ClusterChaos
 from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.run import Run
+from flautim_lab.runners.scale import scale
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
 
@@ -91,6 +93,14 @@ class Request(BaseModel):
     faults: list[Strike] = Field(default=[], max_length=MOST_FAULTS)
 
 
+class Scaling(BaseModel):
+    """How many workers a run is to have: in all, or of each institution that is named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: StrictInt | dict[str, StrictInt]
+
+
 class Dispatch:
     """Starts runs, and follows each until it has ended, in a thread of its own.
 
@@ -106,6 +116,7 @@ class Dispatch:
         self._settings = settings
         self._following: dict[str, threading.Thread] = {}
         self._starting = threading.Lock()
+        self._scaling = threading.Lock()
         self._closed = threading.Event()
 
     def go_on(self) -> list[str]:
@@ -216,6 +227,22 @@ class Dispatch:
                 "wait for one to end, or stop it"
             )
 
+    def scale(self, record: RunRecord, caller: Caller, workers: int | dict[str, int]) -> str:
+        """Change how many workers a run has; returns what was done.
+
+        Raises
+        ------
+        ExperimentError
+            For a number that cannot be, or a run that has ended.
+        ClusterError
+            If the user is not of an institution that is named, or the cluster refuses.
+        """
+        if isinstance(workers, dict):
+            _check_member(caller, workers)
+            workers = {caller.institutions[each]: number for each, number in workers.items()}
+        with self._scaling:
+            return scale(record, self._records.folder(record.id), workers)
+
     def _known(self, run_id: str, caller: Caller) -> RunRecord | None:
         """Return the caller's own run of that id, if there is one.
 
@@ -249,12 +276,7 @@ class Dispatch:
         workers = wishes.workers
         named = list(workers) if isinstance(workers, dict) else []
         institution = wishes.institution or next(iter(named or mine))
-        for each in [institution, *named]:
-            if each not in mine:
-                raise ClusterError(
-                    f"{caller.name} is not of the institution {each!r}; choose one of: "
-                    f"{', '.join(sorted(mine))}"
-                )
+        _check_member(caller, [institution, *named])
         if isinstance(workers, dict):
             workers = {mine[each]: number for each, number in workers.items()}
         chosen = wishes.model_dump(exclude={"institution", "workers"})
@@ -302,3 +324,19 @@ class Dispatch:
             record = self._records.run(run_id)
             if not record.status.over:
                 self._records.set_status(run_id, status or record.status, message=message)
+
+
+def _check_member(caller: Caller, institutions: Iterable[str]) -> None:
+    """Refuse institutions that a user is not of.
+
+    Raises
+    ------
+    ClusterError
+        Naming the first.
+    """
+    for each in institutions:
+        if each not in caller.institutions:
+            raise ClusterError(
+                f"{caller.name} is not of the institution {each!r}; choose one of: "
+                f"{', '.join(sorted(caller.institutions)) or 'none'}"
+            )

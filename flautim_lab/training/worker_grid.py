@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Error, Message
@@ -53,7 +53,7 @@ class WorkerGrid(ClientGrid):
     link : SuperLink
         What the workers are connected to.
     slots : int
-        How many workers there are meant to be.
+        How many workers there may be.
     clients : int
         Clients 0 to ``clients - 1`` take part.
     roster : callable
@@ -66,6 +66,9 @@ class WorkerGrid(ClientGrid):
         Gets one line when there is something to say.
     hosts : callable, optional
         Returns the slots whose workers may host a client: those where its rows are. All by default.
+    meant : callable, optional
+        Returns the slots that are meant to have a worker now. All by default. A worker at another
+        slot ends the work that it was given, and gets no more.
     """
 
     def __init__(
@@ -79,11 +82,13 @@ class WorkerGrid(ClientGrid):
         enough: int = 1,
         log: Callable[[str], None] = lambda _line: None,
         hosts: Callable[[int], Sequence[int]] | None = None,
+        meant: Callable[[], Collection[int]] | None = None,
     ) -> None:
         super().__init__(clients)
-        self._hosts = hosts or (lambda _client: range(self._slots))
+        slots_in_all = range(slots)
+        self._hosts = hosts or (lambda _client: slots_in_all)
+        self._meant = meant or (lambda: slots_in_all)
         self._link = link
-        self._slots = slots
         self._roster = roster
         self._stopped = stopped
         self._enough = enough
@@ -163,11 +168,12 @@ class WorkerGrid(ClientGrid):
 
     def _why(self, here: Mapping[int, object]) -> str:
         """Return what is known of why the clients do not answer."""
-        if not here:
-            return f"none of {count(self._slots, 'worker')} is connected"
-        gone = sorted(set(range(self._slots)) - set(here))
+        meant = set(self._meant())
+        gone = sorted(meant - set(here))
         if not gone:
             return ""
+        if len(gone) == len(meant):
+            return f"none of {count(len(meant), 'worker')} is connected"
         shown = ", ".join(f"client-{slot}" for slot in gone[:5])
         return f"not connected: worker {shown}" + (", ..." if len(gone) > 5 else "")
 
@@ -200,12 +206,14 @@ class WorkerGrid(ClientGrid):
 
         A client whose home is gone goes to the next slot that is there.
         """
+        meant = set(self._meant())
+        here = {slot: at for slot, at in here.items() if slot in meant}
         if not waiting or not here:
             return
         busy = {flight.node for flight in flights.values()}
         of_slot: dict[int, list[int]] = {}
         for client in sorted(waiting):
-            slot = self._slot_of(client, here)
+            slot = self._slot_of(client, here, meant)
             if slot is not None:
                 of_slot.setdefault(slot, []).append(client)
         for slot, clients in of_slot.items():
@@ -216,7 +224,7 @@ class WorkerGrid(ClientGrid):
             pace = self._pace.get((slot, first.metadata.message_type), math.inf)
             portion = clients
             if pace * len(clients) > SHORT_SECONDS:
-                share = -(-self._clients // self._slots)
+                share = -(-self._clients // len(meant))
                 portion = clients[: -(-share // PARTS)]
             # One content for all of them: a strategy that sends each client another gets its way.
             alike = [
@@ -242,10 +250,12 @@ class WorkerGrid(ClientGrid):
             for client in alike:
                 del waiting[client]
 
-    def _slot_of(self, client: int, here: Mapping[int, object]) -> int | None:
+    def _slot_of(
+        self, client: int, here: Mapping[int, object], meant: Collection[int]
+    ) -> int | None:
         """Return the slot at which a client is hosted now; None where none may host it."""
-        mine = self._hosts(client)
-        home = mine[client % len(mine)]
+        mine = [slot for slot in self._hosts(client) if slot in meant]
+        home = mine[client % len(mine)] if mine else None
         if home in here:
             return home
         others = [slot for slot in mine if slot in here]

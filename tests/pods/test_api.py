@@ -71,8 +71,11 @@ def test_only_what_the_role_grants_is_asked_for(cluster):
     api.pods(RUN)
     api.found(["ufmg"])
     api.failure(RUN)
+    api.workers(RUN)
+    api.scale(RUN, "ifnmg", 3)
     api.remove(RUN, seconds=0.0)
     verbs = {"FETCH": "get", "LIST": "list", "CREATE": "create", "DELETE": "delete"}
+    verbs["UPDATE"] = "patch"
 
     def look(handler):
         return {
@@ -115,6 +118,26 @@ def test_what_one_may_not_do_is_said_before_anything_is_made(cluster):
     assert api.denied("ufmg") == ["watch pods"]
     with pytest.raises(ClusterError, match="you may not watch pods in the namespace 'ufmg', wh"):
         api.check_access(["ufmg"])
+
+
+def test_workers_are_scaled_with_completions_and_parallelism_together(cluster):
+    api = Api()
+    with pytest.raises(ClusterError, match="cannot read Job r20261125-202140-7d1947b4-workers in"):
+        api.workers(RUN)
+    make(api)
+    assert api.workers(RUN) == {"ufmg": 1, "ifnmg": 2}
+    api.scale(RUN, "ifnmg", 4)
+    job = api._batch.read_namespaced_job(f"{RUN.name}-workers", "ifnmg")
+    assert (job.spec.completions, job.spec.parallelism) == (4, 4)
+    assert api.workers(RUN) == {"ufmg": 1, "ifnmg": 4}
+    body = {"kind": "Status", "message": "jobs.batch is forbidden"}
+    cluster.call(
+        lambda handler: (
+            handler[f"patch /apis/batch/v1/namespaces/ufmg/jobs/{RUN.name}-workers"] << 403 << body
+        )
+    )
+    with pytest.raises(ClusterError, match=r"you may not scale Job .* in ufmg"):
+        api.scale(RUN, "ufmg", 2)
 
 
 def test_a_job_that_failed_says_why(cluster):

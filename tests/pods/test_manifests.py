@@ -11,6 +11,7 @@ from kubernetes import client as k8s
 from flautim_lab.experiment.home_dataset import DATA_VARIABLE
 from flautim_lab.pods import manifests
 from flautim_lab.pods.manifests import SERVER, WORKER, Resources, RunPods
+from flautim_lab.training.keys import make_worker_key
 
 RUN = RunPods(
     run_id="r20261125-202140-net-on-iris-7d1947b4",
@@ -78,7 +79,6 @@ spec:
   completions: 3
   parallelism: 3
   backoffLimitPerIndex: 20
-  maxFailedIndexes: 3
   podReplacementPolicy: Failed
   podFailurePolicy:
     rules:
@@ -107,7 +107,7 @@ spec:
             - {name: FLWR_TELEMETRY_ENABLED, value: "0"}
             - {name: HOME, value: /tmp}
             - {name: FLAUTIM_LAB_SERVER, value: "r20261125-202140-7d1947b4.ufmg.svc:9092"}
-            - {name: FLAUTIM_LAB_FIRST_SLOT, value: "2"}
+            - {name: FLAUTIM_LAB_FIRST_SLOT, value: "8"}
           resources:
             requests: {cpu: "1", memory: 1Gi}
             limits: {cpu: "1", memory: 1Gi}
@@ -213,16 +213,33 @@ def test_workers_talk_to_the_server_and_to_nobody_else():
     assert spaces == [{"kubernetes.io/metadata.name": space} for space in ("ufmg", "ifnmg")]
 
 
-def test_slots_run_through_the_namespaces():
-    assert RUN.slots == 5
-    assert [RUN.place(slot) for slot in range(5)] == [
+def test_each_namespace_owns_a_block_of_slots_as_large_as_it_may_ever_need():
+    assert RUN.blocks == {"ufmg": 8, "ifnmg": 8}  # as many as clients
+    assert RUN.slots == 16
+    assert RUN.first_slot("ifnmg") == 8
+    assert [RUN.place(slot) for slot in (0, 7, 8, 15)] == [
         ("ufmg", 0),
-        ("ufmg", 1),
+        ("ufmg", 7),
         ("ifnmg", 0),
-        ("ifnmg", 1),
-        ("ifnmg", 2),
+        ("ifnmg", 7),
     ]
-    assert RUN.first_slot("ifnmg") == 2
+    with pytest.raises(IndexError):
+        RUN.place(16)
+    assert RUN.facts()["begin"] == RUN.taken(RUN.workers) == [0, 1, 8, 9, 10]
+    assert RUN.taken({"ifnmg": 1, "ufmg": 3}) == [8, 0, 1, 2]
+    many = dataclasses.replace(RUN, clients=1000, workers={"ufmg": 2, "ifnmg": 100})
+    assert many.blocks == {"ufmg": 64, "ifnmg": 100}
+
+
+@pytest.mark.parametrize("spaces", [1, 40, 400])
+def test_the_keys_of_all_slots_fit_into_a_secret(spaces, tmp_path):
+    public = len(make_worker_key(tmp_path / "key"))
+    private = (tmp_path / "key").stat().st_size
+    rest = manifests.MOST_WORKERS - (spaces - 1)
+    workers = {f"n{n}": 1 for n in range(1, spaces)} | {"n0": rest}
+    run = dataclasses.replace(RUN, clients=5000, workers=workers, namespace="n0")
+    assert run.slots * public < 2**20
+    assert max(run.blocks.values()) * private < 2**20
 
 
 def test_gpus_and_where_to_run_are_asked_for_on_request():
@@ -262,5 +279,5 @@ def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody
     for others in (ufmg, manifests.make_server_job(run, 1, OWNER).spec.template.spec):
         assert "data" not in [each.name for each in others.volumes]
         assert DATA_VARIABLE not in [each.name for each in others.containers[0].env]
-    assert run.facts()["places"] == ["ufmg"] * 2 + ["ifnmg"] * 3
+    assert run.facts()["places"] == ["ufmg"] * 8 + ["ifnmg"] * 8
     assert RUN.facts()["places"] == []

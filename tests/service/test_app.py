@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import json
 import math
 import time
 
@@ -22,6 +23,8 @@ from tests.service.conftest import PREFIX
 
 pytestmark = pytest.mark.xdist_group("hub")
 RUN = "r20261125-202140-net-on-iris-7d1947b4"
+PODS = {"run_id": RUN, "name": "r", "namespace": "flautim-ufmg", "clients": 3, "image": "i"}
+PODS["workers"] = {"flautim-ufmg": 2}
 
 
 class Client:
@@ -85,9 +88,13 @@ def wish(**changes):
     } | changes
 
 
-def body(path):
+def body_of(method, path):
     """What a route wants to be sent."""
-    return {"json": STRIKE} if path.endswith("/faults") else {}
+    if path.endswith("/scale"):
+        return {"json": {"workers": 1}}
+    if path.endswith("/faults"):
+        return {"json": STRIKE}
+    return {"json": wish()} if method == "PUT" else {}
 
 
 def problem(answer, status):
@@ -105,6 +112,7 @@ ROUTES = [
     ("GET", f"/runs/{RUN}/files/model.safetensors"),
     ("POST", f"/runs/{RUN}/stop"),
     ("POST", f"/runs/{RUN}/faults"),
+    ("POST", f"/runs/{RUN}/scale"),
 ]
 STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
 
@@ -124,16 +132,16 @@ def test_every_route_is_in_the_table(ask):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nobody_gets_in_without_a_token_of_the_hub(ask, of_ana, method, path):
-    sent = {"json": wish()} if method == "PUT" else body(path)
-    assert "send the Hub's token" in problem(ask(None)(method, path, **sent), 401)
-    assert "does not know this token" in problem(ask("0" * 64)(method, path, **sent), 401)
+    body = body_of(method, path)
+    assert "send the Hub's token" in problem(ask(None)(method, path, **body), 401)
+    assert "does not know this token" in problem(ask("0" * 64)(method, path, **body), 401)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_token_that_is_not_for_the_service_is_refused(ask, hub, of_ana, method, path):
     token = hub.token("ana", scopes=["read:users:name!user"])
-    sent = {"json": wish()} if method == "PUT" else body(path)
-    assert "needs the scope access:services" in problem(ask(token)(method, path, **sent), 403)
+    body = body_of(method, path)
+    assert "needs the scope access:services" in problem(ask(token)(method, path, **body), 403)
 
 
 def test_the_tests_service_is_no_user(ask, hub):
@@ -155,15 +163,16 @@ def test_who_you_are(ask, hub):
 @pytest.mark.parametrize(
     ("user", "statuses"),
     [
-        ("ana", [200, 200, 200, 200, 409]),  # it has ended already
-        ("dora", [200, 200, 200, 200, 403]),
-        ("bruno", [404, 404, 404, 404, 404]),
-        ("carla", [404, 404, 404, 404, 404]),
+        # What has ended is not struck or scaled any more; that it is theirs is said by this.
+        ("ana", [200, 200, 200, 200, 409, 422]),
+        ("dora", [200, 200, 200, 200, 403, 403]),
+        ("bruno", [404, 404, 404, 404, 404, 404]),
+        ("carla", [404, 404, 404, 404, 404, 404]),
     ],
 )
 def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
     client = ask(hub.token(user))
-    answers = [client(method, path, **body(path)) for method, path in ROUTES[3:]]
+    answers = [client(method, path, **body_of(method, path)) for method, path in ROUTES[3:]]
     assert [answer.status_code for answer in answers] == statuses
     listed = [run["id"] for run in client("GET", "/runs").json()]
     assert listed == ([of_ana] if statuses[0] == 200 else [])
@@ -221,6 +230,29 @@ def test_the_id_of_somebody_elses_run_cannot_be_taken(ask, hub, of_ana):
     # The owner asks again, as after an answer that was lost.
     again = ask(hub.token("ana"))("PUT", f"/runs/{of_ana}", json=wish())
     assert (again.status_code, again.json()["status"]) == (200, "finished")
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sentence"),
+    [
+        ({"workers": 0}, 422, "workers must be a whole number from 1, not 0"),
+        ({"workers": True}, 422, "body.workers.int: Input should be a valid integer"),
+        ({"workers": {}}, 422, "workers names no namespace; give at least one, or a number"),
+        ({"workers": {"usp": 1}}, 409, "ana is not of the institution 'usp'; choose one of"),
+        ({"workers": 1, "image": "mine"}, 422, "body.image: Extra inputs are not permitted"),
+        ({}, 422, "body.workers: Field required"),
+        ({"workers": 1}, 409, "there is no cluster in this test"),
+    ],
+)
+def test_what_cannot_be_scaled_is_one_sentence(ask, hub, of_ana, asked, status, sentence):
+    records = Records.default()
+    records.set_status(of_ana, "running")
+    facts = {"context": None, "pods": {"server": {}, "worker": {}} | PODS}
+    folder = records.folder(of_ana) / "processes"
+    folder.mkdir()
+    (folder / "cluster.json").write_text(json.dumps(facts))
+    answer = ask(hub.token("ana"))("POST", f"/runs/{of_ana}/scale", json=asked)
+    assert sentence in problem(answer, status)
 
 
 def test_too_large_a_request_is_not_taken_in(ask, hub):

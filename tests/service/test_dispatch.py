@@ -127,6 +127,28 @@ def test_a_stop_goes_through_the_service(service):
     wait_for(lambda: not service.cluster.living(), "its pods are gone")
 
 
+def test_a_run_is_scaled_through_the_service(service):
+    made = experiment(DropoutNet, rounds=150, clients=4, strategy="FedAdam")
+    expected = lab.run(made).wait()
+    run = lab.run(made, on=lab.Cluster(workers={"ufmg": 3}))
+    wait_for(lambda: run.round >= 1, "a round")
+    assert run.scale({"ufmg": 1}) == "3 workers -> 1"
+    with pytest.raises(lab.ExperimentError, match="workers must be a whole number from 1, not 0"):
+        run.scale(0)
+    with pytest.raises(lab.ClusterError, match="ana is not of the institution 'usp'; choose one"):
+        run.scale({"usp": 1})
+    with pytest.raises(lab.ClusterError, match="this run has room for 4 workers in 'flautim-ufmg'"):
+        run.scale(5)
+    before = run.round
+    wait_for(lambda: run.round > before + 1, "two rounds more")
+    assert run.scale(2) == "1 worker -> 2"
+    run.wait(timeout_seconds=PATIENCE)
+    assert same(expected.model().state_dict(), run.model().state_dict())
+    assert run.metrics.equals(expected.metrics)
+    assert "3 workers -> 1" in run.logs()
+    assert "1 worker -> 2" in run.logs()
+
+
 def test_what_the_hub_decides_is_not_the_notebooks_to_choose(service):
     for settings, sentence in [
         ({"namespace": "kube-system"}, "namespace='kube-system' is the hub's to choose; name inst"),
