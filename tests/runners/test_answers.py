@@ -63,7 +63,8 @@ def run(tmp_path):
     folder = ProcessFolder(tmp_path / "run")
     make_server_files(folder.tls, ["localhost"])
     write_atomic(folder.tls / "token", b"token")
-    return SimpleNamespace(folder=folder, pods=lambda: SimpleNamespace(run_id=RUN))
+    pods = SimpleNamespace(run_id=RUN, workers={"here": 1}, data={})
+    return SimpleNamespace(folder=folder, pods=lambda: pods)
 
 
 def line(run, port):
