@@ -37,7 +37,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from flautim_lab.errors import ExperimentError, FlautimError, RecordsError, RunNotFoundError
-from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
 from flautim_lab.service import access, dispatch
@@ -186,7 +185,7 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     @router.post("/runs/{run_id}/stop")
     def stop(run_id: str, who: Who) -> dict[str, Any]:
         record = allowed(run_id, who, Action.STOP)
-        if not _is_over(record.status):
+        if not record.status.over:
             records.request_stop(run_id)
         return _shown(record)
 
@@ -231,18 +230,12 @@ async def _news(records: Records, run_id: str, after: int, wait: float) -> Respo
     while True:
         page = await asyncio.to_thread(event_page, records, run_id, after)
         now = (page["status"], page["message"])
-        over = _is_over(RunStatus(page["status"]))
-        fresh = page["events"] or over or (before and now != before)
+        fresh = page["events"] or page["ended"] or (before and now != before)
         if fresh or time.monotonic() >= end:
             # Not a JSONResponse, which refuses a loss that is not a number any more.
             return Response(json.dumps(page), media_type="application/json")
         before = now
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def _is_over(status: RunStatus) -> bool:
-    """Whether a run has ended for good; of an interrupted one the pods may still be there."""
-    return status.ended and status is not RunStatus.INTERRUPTED
 
 
 def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:
