@@ -45,7 +45,10 @@ def _placing(said: str) -> str:
             "node again"
         )
     if "selector" in said or "taint" in said:
-        return "check node_selector and tolerations of lab.Cluster"
+        return (
+            "check node_selector and tolerations of lab.Cluster, or wait: a node keeps pods off "
+            "while its disk is full, too"
+        )
     return "the run waits; if it lasts, ask who runs the cluster"
 
 

@@ -59,7 +59,8 @@ def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, l
         (
             pod(conditions=[("PodScheduled", "False", "1 node(s) didn't match node selector.")]),
             "pod run-workers-0-abcde finds no node: 1 node(s) didn't match node selector; check "
-            "node_selector and tolerations of lab.Cluster",
+            "node_selector and tolerations of lab.Cluster, or wait: a node keeps pods off while "
+            "its disk is full, too",
         ),
         (
             pod(conditions=[("DisruptionTarget", "True", "Eviction API: evicting")]),
