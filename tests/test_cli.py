@@ -116,7 +116,7 @@ def test_a_wrong_command_gets_a_suggestion() -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: no command named 'rnus'; did you mean 'runs'? choose one of: "
-        "doctor, download, logs, plot, run, runs, show, stop"
+        "doctor, download, logs, plot, run, runs, scale, show, stop"
     )
 
 

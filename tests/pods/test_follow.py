@@ -163,7 +163,7 @@ def test_workers_that_will_never_work_again_are_lost_with_the_reason(followed):
     assert lost[0][1].startswith("no worker is left in ufmg: pod a was killed for memory")
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
