@@ -324,6 +324,11 @@ def _rows_to_keep(
     gaps = frame.isna().to_numpy()
     gaps_of = dict(zip(column_names(frame), gaps.T, strict=True))
     empty = [name for name, gap in gaps_of.items() if gap.all()]
+    if target in empty:
+        raise DatasetError(
+            f"the target {target!r} of {source.shown} has no value at all; fill it in, or choose "
+            "another column to predict"
+        )
     if empty:
         raise DatasetError(
             f"{source.shown} has no value at all in {listed(empty)}; leave that out with "

@@ -163,8 +163,8 @@ class Chaos:
             return f"{shown}{self._hosts(names)}"
         if not isinstance(round_number, int) or not record.round < round_number <= record.rounds:
             raise ExperimentError(
-                f"round {round_number!r} does not come any more: {record.round} of "
-                f"{count(record.rounds, 'round')} are done"
+                f"round {round_number!r} does not come (any more): the run has "
+                f"{count(record.rounds, 'round')}, and {record.round} are done"
             )
         if moment == "ended" and round_number != record.rounds:
             raise ExperimentError(

@@ -141,8 +141,11 @@ def execute_notebook(
         )
     except papermill.PapermillExecutionError as error:
         number = f"[{error.exec_count}]" if error.exec_count else str(error.cell_index + 1)
+        said = f"{error.ename}: {_one_line(error.evalue)}"
+        if not error.evalue.strip():  # IPython's own complaints, of a magic that there is not
+            said = _last_complaint(target) or error.ename
         raise NotebookError(
-            f"cell {number} of {source.name} failed: {error.ename}: {_one_line(error.evalue)}; "
+            f"cell {number} of {source.name} failed: {said}; "
             f"its traceback and the cells before it are in {target}"
         ) from error
     except CellTimeoutError as error:
@@ -440,6 +443,17 @@ def _no_braces(path: Path) -> str:
 def _first_line(source: str) -> str:
     code = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
     return code[0].strip() if code else ""
+
+
+def _last_complaint(path: Path) -> str:
+    """Return the last line that an executed notebook wrote to its standard error."""
+    told = [
+        output.text
+        for cell in _read(path).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    return _one_line(told[-1].strip().splitlines()[-1]) if told and told[-1].strip() else ""
 
 
 def _one_line(text: str) -> str:

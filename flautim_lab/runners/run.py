@@ -317,16 +317,19 @@ class Run:
 
         return scale(self.record, self.folder, workers)
 
-    def logs(self, client: int | None = None, last: int | None = None) -> str:
+    def logs(self, client: int | str | None = None, last: int | None = None) -> str:
         """Return the run's log as text, one line per entry; tracebacks are kept whole.
 
         Parameters
         ----------
-        client : int, optional
-            Only what concerns this client.
+        client : int or str, optional
+            Only what concerns this client: its number, or its name.
         last : int, optional
             Only so many entries, the newest.
         """
+        if isinstance(client, str):
+            names = self.record.settings.get("client_names") or []
+            client = names.index(choose(client, names, "client", RecordsError))
         if client is not None and not 0 <= client < self.clients:
             raise RecordsError(
                 f"run {self._id} has no client {client}; its clients are 0 to {self.clients - 1}"
@@ -441,7 +444,7 @@ class Run:
             rows = features if isinstance(features, Tensor) else torch.tensor(np.array(features))
         except (TypeError, ValueError) as error:
             raise TrainingError(
-                f"the rows are no numbers ({error}); give a frame with the table's columns, "
+                "the rows are no numbers; give a frame with the table's columns, "
                 "or numbers in the order of dataset.feature_names"
             ) from error
         if (self.folder / "scale.json").exists():

@@ -657,3 +657,11 @@ def test_the_target_may_be_given_by_place_and_must_be_given() -> None:
     assert str(caught.value) == (
         "say which column to predict, for example target='y'; the columns are: x, y"
     )
+
+
+def test_a_target_without_any_value_is_not_to_be_ignored(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,energy\n1,\n2,\n")
+    sentence = "the target 'energy' of a.csv has no value at all; fill it in, or choose another"
+    with pytest.raises(DatasetError, match=sentence):
+        CSVDataset(path, target="energy")

@@ -60,7 +60,7 @@ def test_what_cannot_be_struck_is_one_sentence(long_run):
         (lambda: chaos.pause("watch"), "the watch cannot be paused, only killed"),
         (lambda: chaos.partition("server"), "only workers .* can be cut off from the server"),
         (lambda: chaos.pause(client=0, seconds=-1), "seconds must be a number above 0"),
-        (lambda: chaos.kill("server", round=0), "round 0 does not come any more"),
+        (lambda: chaos.kill("server", round=0), r"round 0 does not come \(any more\): the run has"),
         (lambda: chaos.kill("server", during="lunch"), "no moment of a round named 'lunch'"),
         (lambda: chaos.kill("server", round=50_000, during="ended"), "of the last round alone"),
     ):

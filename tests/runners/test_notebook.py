@@ -279,6 +279,12 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path: Path) -> None:
     assert kernels() == []
 
 
+def test_a_magic_that_there_is_not_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ipynb", "%%chaos run\nkill server")
+    with pytest.raises(NotebookError, match=r"cell \[1\] of a.ipynb failed: .*%%chaos.* not found"):
+        execute_notebook(path, tmp_path / "out.ipynb")
+
+
 def test_a_cell_that_takes_too_long(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ipynb", "print('kept', flush=True)", "import time; time.sleep(60)")
     out = tmp_path / "out.ipynb"

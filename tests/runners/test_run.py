@@ -215,6 +215,9 @@ def test_logs(finished):
     assert "FINISHED" in lines[-1]
     assert finished.logs(last=1) == lines[-1]
     assert finished.logs(last=0) == ""
+    assert finished.logs(client="client 2") == finished.logs(client=2)
+    with pytest.raises(lab.RecordsError, match="no client named 'north'; choose one of: client 0"):
+        finished.logs(client="north")
     with pytest.raises(lab.RecordsError, match="has no client 9; its clients are 0 to 3"):
         finished.logs(client=9)
 
