@@ -11,14 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from flautim_lab.errors import BundleError, RecordsError, TrainingError
 from flautim_lab.experiment.bundle import Bundle
-from flautim_lab.experiment.client_data import Scale, scaled
-from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model
@@ -27,6 +21,7 @@ from flautim_lab.records.faults import faults_of
 from flautim_lab.records.store import Records
 from flautim_lab.runners.downloads import DOWNLOADS, write_part
 from flautim_lab.runners.labels import labels
+from flautim_lab.runners.predict import predict
 from flautim_lab.runners.progress import (
     FOLLOWED,
     Follower,
@@ -40,7 +35,7 @@ from flautim_lab.runners.progress import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import nn
+    from torch import Tensor, nn
 
     from flautim_lab.runners.chaos import Chaos
 
@@ -396,61 +391,7 @@ class Run:
         TrainingError
             If each client had a scale of its own, or the rows do not fit the model.
         """
-        model = self.model()
-        rows = self._rows(features, model)
-        path = self.folder / "scale.json"
-        if path.exists():
-            scale = json.loads(path.read_text(encoding="utf-8"))
-            if scale["each_client_its_own"]:
-                raise TrainingError(
-                    f"in run {self._id} each client scaled its rows by itself, so there is no one "
-                    "scale for new rows; use standardize='federated', or scale them yourself and "
-                    "call run.model()"
-                )
-            wanted = len(scale["mean"])
-            if rows.ndim != 2 or rows.shape[1] != wanted:
-                raise TrainingError(
-                    f"the rows must have the shape (rows, {wanted}), not {tuple(rows.shape)}"
-                )
-            rows = scaled(
-                rows,
-                Scale(np.array(scale["mean"]), np.array(scale["std"])),
-                torch.tensor(scale["numeric"]),
-            )
-        with torch.no_grad():
-            try:
-                outputs: Tensor = model(rows)
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                raise TrainingError(
-                    f"the model fails on rows of shape {tuple(rows.shape)}: "
-                    f"{str(error).splitlines()[0]}"
-                ) from error
-        return outputs
-
-    def _rows(self, features: Any, model: nn.Module) -> Tensor:
-        """Return rows as a tensor of floats: a table's float32, else those of the model's weights.
-
-        Whole numbers stay so for models without a table.
-        """
-        if hasattr(features, "columns") and hasattr(features, "iloc"):
-            dataset = self.experiment.dataset
-            if not isinstance(dataset, CSVDataset):
-                raise TrainingError(
-                    f"run {self._id} was not trained on a table, so it takes no frame; "
-                    "give a tensor of the shape that the model takes"
-                )
-            return dataset.encode(features)
-        try:
-            rows = features if isinstance(features, Tensor) else torch.tensor(np.array(features))
-        except (TypeError, ValueError) as error:
-            raise TrainingError(
-                "the rows are no numbers; give a frame with the table's columns, "
-                "or numbers in the order of dataset.feature_names"
-            ) from error
-        if (self.folder / "scale.json").exists():
-            return rows.float()
-        weights = (p.dtype for p in model.parameters() if p.is_floating_point())
-        return rows.to(next(weights, rows.dtype)) if rows.is_floating_point() else rows
+        return predict(self, features)
 
     def final(self, metric: str = "loss", split: str = "validation") -> float:
         """Return the last value of a metric over all clients, weighted by rows.

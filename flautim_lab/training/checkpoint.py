@@ -24,6 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment.client_data import Scale
 from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.training import weights
 from flautim_lab.training.server_app import GlobalModel
 
 FORMAT = 1
@@ -147,9 +148,10 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, Array):
-        return {"Array": _encode(value.numpy(), arrays, where)}
+        return {"Array": _encode(weights.values(value), arrays, where)}
     if isinstance(value, ArrayRecord):
-        return {"ArrayRecord": [[k, _encode(v.numpy(), arrays, where)] for k, v in value.items()]}
+        named = ((k, weights.values(v)) for k, v in value.items())
+        return {"ArrayRecord": [[k, _encode(v, arrays, where)] for k, v in named]}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
         if kind not in ("list", "tuple", "set", "frozenset"):

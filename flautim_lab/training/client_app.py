@@ -46,7 +46,7 @@ def scale_to_config(config: ConfigRecord, scale: Scale | None) -> None:
 def sums_from_reply(message: Message) -> Sums:
     """Read what a client's rows add up to from its answer to a ``query``."""
     record = next(iter(message.content.array_records.values()))
-    return Sums(*(record[name].numpy() for name in ("count", "total", "squares")))
+    return Sums(*(weights.values(record[name]) for name in ("count", "total", "squares")))
 
 
 class ClientHost:

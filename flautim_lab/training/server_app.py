@@ -157,7 +157,10 @@ class Server:
         buffers = [
             (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
         ]
-        kept = weights.unchanged(state.parameters, [_arrays(m) for m in _good(answers)])
+        sent_back = [_arrays(m) for m in _good(answers)]
+        kept = weights.unchanged(state.parameters, sent_back)
+        for record in sent_back:
+            weights.quick_to_read(record)
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:

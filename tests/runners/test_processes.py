@@ -67,6 +67,7 @@ def test_killed_one_after_another_it_ends_with_the_kernels_bits(started):
     expected = lab.run(made).wait()
     run = started(made)
     processes = Processes(run.folder)
+    wait_for(lambda: run.round, "a round is recorded, and then kept")
     for name in ("server", "client-1", "watch"):
         before = run.round
         wait_for(lambda n=before: run.round > n, f"a round before {name} is killed")

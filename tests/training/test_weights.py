@@ -34,6 +34,47 @@ def test_parameters_and_buffers_part_and_meet_again():
     assert other.decode.weight is other.encode.weight
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.arange(6, dtype="float32").reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(3, dtype=">f8"),
+        np.array(2, dtype="int64"),
+        np.zeros((0, 4), dtype="float16"),
+        np.array([True, False]),
+    ],
+    ids=["floats", "by columns", "big-endian", "no dimension", "no rows", "flags"],
+)
+def test_an_array_is_read_without_pythons_parser(numbers, monkeypatch):
+    array = Array(numbers)
+    expected = array.numpy()
+    if not numbers.flags.fnc:  # rare, and left to NumPy
+        monkeypatch.setattr("ast.literal_eval", None)
+    found = weights.values(array)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    assert found.flags.writeable
+
+
+def test_an_array_shorter_than_its_shape_is_refused():
+    array = Array(np.zeros(4, dtype="float32"))
+    array.data = array.data[:-4]
+    with pytest.raises(ValueError, match="cannot reshape array of size 3"):
+        weights.values(array)
+
+
+def test_an_answer_is_quick_to_read_and_can_be_sent_on(monkeypatch):
+    record = weights.to_record(nn.Linear(2, 2))
+    expected = {name: array.numpy() for name, array in record.items()}
+    weights.quick_to_read(record)
+    monkeypatch.setattr("ast.literal_eval", None)
+    assert all(np.array_equal(record[name].numpy(), expected[name]) for name in expected)
+    array = record["weight"]
+    again = Array.inflate(array.deflate(), array.children)
+    assert (again.dtype, again.shape, again.data) == (array.dtype, array.shape, array.data)
+
+
 def test_bfloat16_travels_as_float32_and_comes_back_exactly():
     model = nn.Linear(4, 4).bfloat16()
     record = weights.to_record(model)
