@@ -15,7 +15,7 @@ from kubernetes import client as k8s
 from kubernetes import watch as k8s_watch
 
 from flautim_lab.pods.manifests import RUN_LABEL, WORKER, RunPods
-from flautim_lab.pods.sentences import refused, trouble
+from flautim_lab.pods.sentences import START_REASONS, not_started, refused, trouble
 
 WATCH_SECONDS = 60  # of one watch; it goes on from where the last one ended
 CONNECT_SECONDS = 10.0
@@ -61,6 +61,7 @@ class Follower:
         #: By job: the pods that have not ended, how many there are to be, and why some are refused.
         self._living: dict[str, set[str]] = {}
         self._wanted: dict[str, int] = {}
+        self._phases: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         #: By job and index: creation and name of the newest pod, and the names of all.
         self._newest: dict[tuple[str, str], tuple[Any, str]] = {}
@@ -71,10 +72,13 @@ class Follower:
         ours = {"label_selector": f"{RUN_LABEL}={self._run.name}"}
         # A Job is accepted and its pods are refused: only an event of the Job tells of it.
         refusals = {"field_selector": "involvedObject.kind=Job,reason=FailedCreate"}
+        # Nor does a pod's status tell of a volume that is held elsewhere, or of a broken node.
+        starts = {"field_selector": "involvedObject.kind=Pod,type=Warning"}
         watched = (
             (self._core.list_namespaced_pod, ours, self._pod),
             (self._batch.list_namespaced_job, ours, self._job),
             (self._core.list_namespaced_event, refusals, self._event),
+            (self._core.list_namespaced_event, starts, self._start_event),
         )
         threads = [
             threading.Thread(target=self._watch, args=each, name="follower", daemon=True)
@@ -137,6 +141,7 @@ class Follower:
     def _pod(self, kind: str, pod: Any) -> None:
         name, labels = pod.metadata.name, pod.metadata.labels or {}
         job = labels.get(JOB_LABEL, "")
+        self._phases[name] = pod.status.phase
         ended = kind == "DELETED" or pod.status.phase in ("Failed", "Succeeded")
         living = self._living.setdefault(job, set())
         (living.discard if ended else living.add)(name)
@@ -160,6 +165,7 @@ class Follower:
         for name in {name for names in self._of_slot.values() for name in names}:
             self._tell(name, "")
         self._living.clear()
+        self._phases.clear()
         self._newest.clear()
         self._of_slot.clear()
 
@@ -185,6 +191,13 @@ class Follower:
         role = WORKER if job.endswith("-workers") else "server"
         self._refused[job] = refused(role, self._space, event.message)
         self._tell_refused(job)
+
+    def _start_event(self, kind: str, event: Any) -> None:
+        """Say what keeps a pod that has a node from starting there, until its status changes."""
+        name = event.involved_object.name
+        waits = self._phases.get(name) == "Pending" and not self._said.get(name)
+        if kind != "DELETED" and waits and event.reason in START_REASONS:
+            self._tell(name, not_started(name, event.reason, event.message))
 
     def _tell_refused(self, job: str) -> None:
         """Say that pods are refused for as long as some are missing."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+START_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # of events
+LONGEST = 200  # characters of what a node says; it tends to repeat itself
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -117,6 +119,23 @@ def refused(role: str, namespace: str, message: str | None) -> str:
             "cluster for a larger quota"
         )
     return f"the cluster refuses pods for {who} in {namespace}: {said}; ask who runs it"
+
+
+def not_started(name: str, reason: str, message: str | None) -> str:
+    """Return what keeps a pod that has a node from starting there.
+
+    Parameters
+    ----------
+    name : str
+    reason, message : str
+        Of the pod's event; the reason is one of :data:`START_REASONS`.
+    """
+    said = _clean(message)
+    said = said if len(said) <= LONGEST else f"{said[:LONGEST].rstrip()}..."
+    return (
+        f"pod {name} cannot start yet ({reason}: {said}); it is tried again, and if it lasts, ask "
+        "who runs the cluster"
+    )
 
 
 def _image(pod: Any, container: Any) -> str:

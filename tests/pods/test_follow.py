@@ -104,7 +104,7 @@ def test_a_pod_in_trouble_and_out_of_it(followed):
     stopped.set()
     for thread in threads:
         thread.join(10)
-    assert [thread.is_alive() for thread in threads] == [False] * 4
+    assert [thread.is_alive() for thread in threads] == [False] * 5
 
 
 def test_pods_that_a_quota_refuses_are_told_of_until_all_are_there(followed):
@@ -126,6 +126,30 @@ def test_pods_that_a_quota_refuses_are_told_of_until_all_are_there(followed):
     api._core.create_namespaced_pod("ufmg", pod("b", index=1))
     wait_for(lambda: len(said) > 1)
     assert said[1:] == [(JOB, "")]
+
+
+def test_what_keeps_a_pod_from_starting_on_its_node_is_told_until_it_starts(followed):
+    api, put, begin, said, _, _ = followed
+    put("v1/pods", pod("a"))
+    begin()
+    time.sleep(1)
+    held = "Multi-Attach error for volume pvc-1: it is used by a pod on another node"
+    warned = event("w", held) | {"reason": "FailedAttachVolume"}
+    for name in ("somebody-elses", "a", "a"):
+        warned["involvedObject"] = {"kind": "Pod", "name": name}
+        warned["metadata"] = {"generateName": "w", "namespace": "ufmg", "resourceVersion": "1"}
+        api._core.create_namespaced_event("ufmg", dict(warned))
+    wait_for(lambda: said)
+    sentence = (
+        "pod a cannot start yet (FailedAttachVolume: Multi-Attach error for volume pvc-1: it is "
+        "used by a pod on another node); it is tried again, and if it lasts, ask who runs the "
+        "cluster"
+    )
+    time.sleep(1)
+    assert said == [("a", sentence)]
+    api._core.patch_namespaced_pod("a", "ufmg", {"status": {"phase": "Running"}})
+    wait_for(lambda: len(said) > 1)
+    assert said[1:] == [("a", "")]
 
 
 def test_what_was_said_of_a_dead_pod_stands_until_another_has_taken_its_place(followed):
