@@ -201,9 +201,9 @@ class Follower:
 
     def _tell_refused(self, job: str) -> None:
         """Say that pods are refused for as long as some are missing."""
-        if job not in self._refused:
-            return
-        if len(self._living.get(job, ())) >= self._wanted.get(job, 1):
+        if job not in self._refused or job not in self._wanted:
+            return  # the watches tell in no order: how many there are to be may come last
+        if len(self._living.get(job, ())) >= self._wanted[job]:
             del self._refused[job]
         self._tell(job, self._refused.get(job, ""))
 

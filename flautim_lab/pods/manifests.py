@@ -415,6 +415,7 @@ def _container(run: RunPods, role: str, resources: Resources) -> k8s.V1Container
             k8s.V1EnvVar(name="HOME", value="/tmp"),  # noqa: S108 - the pod's own, an emptyDir
         ],
         resources=resources.as_model(),
+        termination_message_policy="FallbackToLogsOnError",  # its last words, for the run's log
         security_context=k8s.V1SecurityContext(
             allow_privilege_escalation=False,
             read_only_root_filesystem=True,

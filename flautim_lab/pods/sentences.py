@@ -7,6 +7,7 @@ from typing import Any
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 START_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # of events
 LONGEST = 200  # characters of what a node says; it tends to repeat itself
+SIGNALLED = (137, 143)  # exit statuses of a pod that was killed or asked to end: no word of its own
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -72,6 +73,10 @@ def _of_container(name: str, pod: Any, container: Any) -> str:
                 f"pod {name} was killed for memory (its limit is {limit}); give more, as in "
                 f'lab.Cluster({setting}="...")'
             )
+        if ended is not None and ended.exit_code and ended.exit_code not in SIGNALLED:
+            words = (ended.message or "").strip().splitlines()
+            said = f"; its last words: {_short(_clean(words[-1]))}" if words else ""
+            return f"pod {name} ended with exit status {ended.exit_code}{said}"
     return ""
 
 
@@ -130,12 +135,15 @@ def not_started(name: str, reason: str, message: str | None) -> str:
     reason, message : str
         Of the pod's event; the reason is one of :data:`START_REASONS`.
     """
-    said = _clean(message)
-    said = said if len(said) <= LONGEST else f"{said[:LONGEST].rstrip()}..."
+    said = _short(_clean(message))
     return (
         f"pod {name} cannot start yet ({reason}: {said}); it is tried again, and if it lasts, ask "
         "who runs the cluster"
     )
+
+
+def _short(said: str) -> str:
+    return said if len(said) <= LONGEST else f"{said[:LONGEST].rstrip()}..."
 
 
 def _image(pod: Any, container: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,6 +16,9 @@ from flautim_lab.records.process import ProcessMark
 
 ALL_CLIENTS = -1
 """The number that stands for all clients together, where one client's number is from 0 on."""
+
+PRINTED = "print"
+"""The level, in the log, of what a client's own code printed."""
 
 EVENT_KINDS = (
     "status",
@@ -68,7 +72,8 @@ class Event:
     client : int
         The client it belongs to, from 0 on, or :data:`ALL_CLIENTS`.
     split : str
-        ``"train"`` or ``"validation"`` for a metric, the process for a resource, else empty.
+        ``"train"`` or ``"validation"`` for a metric or what a client printed, the process for a
+        resource, else empty.
     name : str
         Which metric, resource, log level or status; who was struck by a fault and who recovered.
     value : float or None
@@ -137,6 +142,18 @@ def log_line(event: Event) -> str:
     words.append("ERROR" if event.kind == "failure" else (event.name or "info").upper())
     first, *rest = event.text.splitlines() or [""]
     return "\n    ".join([" ".join([*words, first]).rstrip(), *rest])
+
+
+def printed_once(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events without what a client printed again in a round that was done again."""
+    seen: set[tuple[int, int, str]] = set()
+    for event in events:
+        if event.kind == "log" and event.name == PRINTED:
+            key = (event.round, event.client, event.split)
+            if key in seen:
+                continue
+            seen.add(key)
+        yield event
 
 
 def event_row(run_id: str, event: Event) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus, log_line
+from flautim_lab.records.event import ALL_CLIENTS, PRINTED, Event, RunStatus, log_line
 from flautim_lab.records.home import FILE_MODE, disk_refused
 from flautim_lab.records.store import Records
 
@@ -144,6 +144,13 @@ class Recorder:
     ) -> None:
         """Record a line for a person to read, in the records and in ``run.log``."""
         self._add("log", round=round, client=client, name=level, text=text)
+
+    def printed(self, round: int, client: int, split: str, text: str) -> None:  # noqa: A002
+        """Record what a client printed while it trained or was measured, also in ``run.log``.
+
+        A round that is done again is recorded again; readers keep the first.
+        """
+        self._add("log", round=round, client=client, split=split, name=PRINTED, text=text)
 
     def failure(self, round: int, client: int, text: str) -> None:  # noqa: A002
         """Record that a client failed, with its traceback, also in ``run.log``."""

@@ -16,7 +16,7 @@ from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model
-from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line
+from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line, printed_once
 from flautim_lab.records.faults import faults_of
 from flautim_lab.records.store import Records
 from flautim_lab.runners.downloads import DOWNLOADS, write_part
@@ -315,6 +315,8 @@ class Run:
     def logs(self, client: int | str | None = None, last: int | None = None) -> str:
         """Return the run's log as text, one line per entry; tracebacks are kept whole.
 
+        What the clients' own code prints is in it, as ``PRINT``, wherever they train.
+
         Parameters
         ----------
         client : int or str, optional
@@ -329,7 +331,9 @@ class Run:
             raise RecordsError(
                 f"run {self._id} has no client {client}; its clients are 0 to {self.clients - 1}"
             )
-        events = self._records.events(self._id, kinds=("log", "failure", "status"))
+        events = list(
+            printed_once(self._records.events(self._id, kinds=("log", "failure", "status")))
+        )
         if client is not None:
             events = [event for event in events if event.client == client]
         if last is not None:

@@ -25,13 +25,17 @@ from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData, Scale, Sums
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.model_copy import copy_model
 from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
+from flautim_lab.names import count
 from flautim_lab.training import weights
+from flautim_lab.training.printed import printed_here
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
+PRINTED = "printed"  # the record in an answer of what the client printed meanwhile
 
 Check = Callable[[], None]
 
@@ -220,17 +224,51 @@ def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
-        return host.train(int(context.node_config[CLIENT]), message)
+        return _noted(host, host.train, message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return host.evaluate(int(context.node_config[CLIENT]), message)
+        return _noted(host, host.evaluate, message, context)
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return host.query(int(context.node_config[CLIENT]), message)
+        return _noted(host, host.query, message, context)
 
     return app
+
+
+def _noted(
+    host: ClientHost,
+    answer: Callable[[int, Message], Message],
+    message: Message,
+    context: Context,
+) -> Message:
+    """Answer a message, and put what the client printed meanwhile into the answer."""
+    with printed_here() as printed:
+        try:
+            reply = answer(int(context.node_config[CLIENT]), message)
+        except Exception as error:
+            if said := _may_be_told(host, printed.text):
+                error.add_note(f"It had printed:\n{said}")
+            raise
+    if said := _may_be_told(host, printed.text):
+        reply.content[PRINTED] = ConfigRecord({"text": said})
+    return reply
+
+
+def _may_be_told(host: ClientHost, text: str) -> str:
+    """Return what a client printed, or how much: rows that stay at home are not to be printed."""
+    if text and isinstance(host.experiment.dataset, HomeDataset):
+        return (
+            f"[{count(len(text), 'character')}, kept in its worker's own log: its rows stay home]"
+        )
+    return text
+
+
+def take_printed(message: Message) -> str:
+    """Take what a client printed out of its answer; "" if it printed nothing."""
+    record = message.content.config_records.pop(PRINTED, None)
+    return "" if record is None else str(record["text"])
 
 
 def add_proximal_term(experiment: Experiment, model: nn.Module, mu: float) -> None:

@@ -27,12 +27,13 @@ from flautim_lab.names import count
 from flautim_lab.records.event import ALL_CLIENTS
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
-from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply
+from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.grid import ABANDONED
 from flautim_lab.training.usage import RoundUsage
 
 ALARMING = 3  # rounds running that a client has failed before it is named
+MOST_PRINTED = 2**22  # characters of what clients print that go into one run's log
 LONG_AGO = 30 * 24 * 3600.0  # seconds that a message stays valid: longer than any round
 
 
@@ -78,6 +79,7 @@ class Server:
         self._means: dict[str, float] = {}
         self._failures: dict[int, tuple[set[int], str]] = {}
         self._streaks: dict[int, int] = {}
+        self._printed = 0
         #: What each process uses in a round.
         self.usage = RoundUsage("kernel")
         #: Called at the moments of a round: "starting", "training", "aggregating", "ended".
@@ -259,6 +261,7 @@ class Server:
         self._check_stop()
         answers = [m for m in answers if not _is_abandoned(m)]
         answers.sort(key=_client)
+        self._record_printed(answers, round_number, what)
         failed = [m for m in answers if m.has_error()]
         for message in failed:
             self.recorder.failure(round_number, _client(message), message.error.reason or "")
@@ -280,6 +283,23 @@ class Server:
                 f"least {needed} must{why}"
             )
         return answers
+
+    def _record_printed(self, answers: Sequence[Message], round_number: int, what: str) -> None:
+        """Put what clients printed into the log, and take it out of what a strategy sees."""
+        for message in _good(answers):
+            text = take_printed(message)
+            left = MOST_PRINTED - self._printed
+            if not text or left <= 0:
+                continue
+            self._printed += len(text)
+            self.recorder.printed(round_number, _client(message), _SPLIT[what], text)
+            if self._printed >= MOST_PRINTED:
+                self.recorder.log(
+                    f"clients have printed {MOST_PRINTED:,} characters; what they print from here "
+                    "on is not kept here",
+                    round=round_number,
+                    level="warning",
+                )
 
     def _waits(self, round_number: int, since: float, sentence: str) -> None:
         self.recorder.waiting(round_number, sentence, since=since if sentence else None)
@@ -345,6 +365,7 @@ class Server:
             raise Stopped
 
 
+_SPLIT = {"train": "train", "evaluate": "validation", "query": "train"}
 _SPENT_ON = {"train": "training", "evaluate": "evaluating", "query": "training"}
 
 

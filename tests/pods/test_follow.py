@@ -128,6 +128,18 @@ def test_pods_that_a_quota_refuses_are_told_of_until_all_are_there(followed):
     assert said[1:] == [(JOB, "")]
 
 
+def test_a_refusal_that_is_heard_of_before_its_job_is_not_forgotten(followed):
+    api, put, begin, said, _, _ = followed
+    put("v1/pods", pod("a"))
+    put("v1/events", event("e"))
+    begin()
+    time.sleep(1)
+    assert not said
+    api._batch.create_namespaced_job("ufmg", job())
+    wait_for(lambda: said)
+    assert said[0][0] == JOB
+
+
 def test_what_keeps_a_pod_from_starting_on_its_node_is_told_until_it_starts(followed):
     api, put, begin, said, _, _ = followed
     put("v1/pods", pod("a"))

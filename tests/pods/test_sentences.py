@@ -11,7 +11,10 @@ from flautim_lab.pods.sentences import refusal, refused, trouble
 
 def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, last=None):
     def of(state):
-        return None if state is None else Thing(reason=state[0], message=state[1])
+        if state is None:
+            return None
+        reason, message, *status = state
+        return Thing(reason=reason, message=message, exit_code=status[0] if status else 137)
 
     container = Thing(
         name="worker",
@@ -80,6 +83,13 @@ def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, l
             pod(last=("OOMKilled", None)),
             "pod run-workers-0-abcde was killed for memory (its limit is 64Mi); give more, as in "
             'lab.Cluster(memory="...")',
+        ),
+        (pod(last=("Error", "", 143)), ""),
+        (pod(ended=("Error", "", 1)), "pod run-workers-0-abcde ended with exit status 1"),
+        (
+            pod(ended=("Error", "Traceback ...\nRuntimeError: no data there.\n", 1)),
+            "pod run-workers-0-abcde ended with exit status 1; its last words: RuntimeError: no "
+            "data there",
         ),
         (
             pod(reason="Evicted", message="The node was low on memory."),

@@ -56,6 +56,14 @@ def started():
             process.kill()
 
 
+class Talking(DropoutNet):
+    """Its clients print in every batch."""
+
+    def forward(self, x):
+        print(len(x), "rows")
+        return super().forward(x)
+
+
 def nothing_is_left(run):
     wait_for(lambda: not of_run(run), "its processes ended")
     left = {path.name for path in (run.folder / "processes").rglob("*") if path.is_file()}
@@ -63,7 +71,7 @@ def nothing_is_left(run):
 
 
 def test_killed_one_after_another_it_ends_with_the_kernels_bits(started):
-    made = experiment(DropoutNet, rounds=14, clients=5, strategy="FedAdam")
+    made = experiment(Talking, rounds=14, clients=5, strategy="FedAdam")
     expected = lab.run(made).wait()
     run = started(made)
     processes = Processes(run.folder)
@@ -78,6 +86,11 @@ def test_killed_one_after_another_it_ends_with_the_kernels_bits(started):
     assert same(expected.model().state_dict(), run.model().state_dict())
     assert run.metrics.equals(expected.metrics)  # nothing lost, nothing doubled
     assert "the server goes on after round" in run.logs()
+    for number in (0, 4):  # what clients print comes from the workers, once, as from the kernel
+        printed = [line[20:] for line in run.logs(number).splitlines() if "PRINT" in line]
+        here = [line[20:] for line in expected.logs(number).splitlines() if "PRINT" in line]
+        assert printed == here
+        assert f"round 14 client {number} PRINT 16 rows" in printed
     assert run.predict(made.dataset.features).equal(expected.predict(made.dataset.features))
     nothing_is_left(run)
 

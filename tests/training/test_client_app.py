@@ -15,8 +15,16 @@ import flautim_lab as lab
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.training import flower, weights
-from flautim_lab.training.client_app import ROWS, ClientHost, add_proximal_term, as_measures
-from tests.federations import Net, experiment, same, tensors
+from flautim_lab.training.client_app import (
+    ROWS,
+    ClientHost,
+    add_proximal_term,
+    as_measures,
+    make_client_app,
+    take_printed,
+)
+from flautim_lab.training.grid import Deadline, LocalGrid
+from tests.federations import Net, experiment, iris_frame, same, tensors
 
 
 def host(made: lab.Experiment) -> ClientHost:
@@ -41,6 +49,44 @@ def trained(made: lab.Experiment, **config) -> dict[str, torch.Tensor]:
     """The weights of client 0 after it trained once."""
     answer = host(made).train(0, message(made, **config))
     return weights.decode(answer.content.array_records["arrays"])
+
+
+class Talking(Net):
+    def forward(self, x):
+        print("a batch")
+        if self.training and hasattr(self, "broken"):
+            raise ValueError("no more")
+        return super().forward(x)
+
+
+def asked(made: lab.Experiment) -> Message:
+    """The answer of client 1 to a message to train, as a grid gives it."""
+    grid = LocalGrid(make_client_app(host(made), []), 2, Deadline(lambda: False), workers=1)
+    return grid.send_and_receive([message(made)])[0]
+
+
+def test_what_a_client_prints_comes_with_its_answer():
+    answer = asked(experiment(Talking, clients=2, batch_size=1000))
+    assert take_printed(answer) == "a batch"
+    assert take_printed(answer) == ""
+    assert take_printed(asked(experiment(Net, clients=2))) == ""
+
+
+def test_what_a_client_printed_before_it_failed_is_told_with_its_traceback(monkeypatch):
+    made = experiment(Talking, clients=2)
+    monkeypatch.setattr(Talking, "broken", True, raising=False)
+    answer = asked(made)
+    assert answer.error.reason.startswith("ValueError: no more\nTraceback")
+    assert answer.error.reason.endswith("It had printed:\na batch\n")
+
+
+def test_what_is_printed_of_rows_that_stay_at_home_stays_there_too():
+    homes = {"ufmg": "iris.csv", "ifnmg": "iris.csv"}
+    data = lab.HomeDataset(iris_frame(), target="species", homes=homes)
+    answer = asked(experiment(Talking, data, clients=2, batch_size=1000))
+    assert take_printed(answer) == (
+        "[7 characters, kept in its worker's own log: its rows stay home]"
+    )
 
 
 def test_the_proximal_term_is_that_of_the_paper():
