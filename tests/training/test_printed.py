@@ -51,7 +51,7 @@ def test_of_much_the_beginning_and_the_end_are_kept():
     assert len(text) < MOST_CHARACTERS + 100
     assert text.startswith("00000\n00001\n")
     assert text.endswith("\n09999")
-    head, left_out, tail = text.partition("\n[56000 characters left out]\n")
+    head, left_out, _ = text.partition("\n[56000 characters left out]\n")
     assert left_out, text[FIRST_CHARACTERS - 10 : FIRST_CHARACTERS + 60]
     assert len(head) == FIRST_CHARACTERS
 
