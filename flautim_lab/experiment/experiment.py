@@ -317,7 +317,9 @@ class Experiment:
         if self.centralized:
             shown.append("centralized=True")
         else:
-            shown += [f"partition={self.partition!r}", f"strategy={self.strategy_name!r}"]
+            if not isinstance(self.dataset, HomeDataset):
+                shown.append(f"partition={self.partition!r}")
+            shown.append(f"strategy={self.strategy_name!r}")
         for key in ("rounds", "local_epochs", "batch_size", "optimizer", "lr", "seed"):
             shown.append(f"{key}={getattr(self, key)!r}")
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -151,7 +151,7 @@ def _class_name(value: Any) -> str:
     """Return a class as ``CSVDataset.classes`` names it."""
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         number = float(value)
-        return str(int(number)) if number == int(number) else str(number)
+        return str(int(number)) if number.is_integer() else str(number)
     return str(value)
 
 

@@ -26,9 +26,11 @@ def labels(records: Sequence[RunRecord]) -> dict[str, str]:
         for record, value in zip(records, values, strict=True):
             if key in _SPEAK_FOR_THEMSELVES:
                 words[record.id].append(str(value))
+            elif record.settings.get("centralized"):
+                continue  # "centralized" says it; the rest is of the experiment beside it
             elif isinstance(value, dict):
                 words[record.id] += [f"{name}={text}" for name, text in value.items()]
-            elif not record.settings.get("centralized"):
+            else:
                 words[record.id].append(f"{key}={value}")
     joined = {run_id: ", ".join(parts) for run_id, parts in words.items()}
     if len(set(joined.values())) == len(records) > 1:

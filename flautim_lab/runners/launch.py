@@ -322,13 +322,17 @@ def _known(records: Records, run_id: str) -> Run:
     return Run(records, run_id)
 
 
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) else repr(value)
+
+
 def _settings(experiment: Experiment) -> dict[str, Any]:
     """Return what faces show of an experiment, as plain values."""
     return {
         "model": experiment.model_name,
         "dataset": experiment.info.name,
         "strategy": "centralized" if experiment.centralized else experiment.strategy_name,
-        "strategy_args": {k: repr(v) for k, v in experiment.strategy_args.items()},
+        "strategy_args": {k: _shown(v) for k, v in experiment.strategy_args.items()},
         "partition": repr(experiment.partition),
         "centralized": experiment.centralized,
         "clients_per_round": experiment.asked_per_round,
