@@ -111,12 +111,12 @@ def survives_anything(outcome: Outcome) -> None:
     assert [len(outcome.records.faults(run.id)) for run in small] == [0, 4, 4]
 
 
-def on_the_cluster(outcome: Outcome) -> None:
+def on_the_cluster(outcome: Outcome, runner: str = "processes") -> None:
     text = outcome.text()
     assert "weights equal, bit for bit: True; the same metrics: True" in text
     assert text.count("weights equal, bit for bit: True") == 2
     assert outcome.final("accuracy")["FedAvg"] > 0.8
-    assert [run.runner for run in outcome.runs] == ["processes", "local", "processes"]
+    assert [run.runner for run in outcome.runs] == [runner, "local", runner]
     faults = outcome.records.faults(outcome.runs[2].id)
     assert list(faults.target) == ["server", "server"]
     assert faults.recovery_seconds.notna().all()
