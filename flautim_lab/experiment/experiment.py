@@ -320,8 +320,8 @@ class Experiment:
             if not isinstance(self.dataset, HomeDataset):
                 shown.append(f"partition={self.partition!r}")
             shown.append(f"strategy={self.strategy_name!r}")
-        for key in ("rounds", "local_epochs", "batch_size", "optimizer", "lr", "seed"):
-            shown.append(f"{key}={getattr(self, key)!r}")
+        named = ("rounds", "local_epochs", "batch_size", "optimizer", "lr", "seed")
+        shown += [f"{key}={getattr(self, key)!r}" for key in named]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     # --- to and from JSON -------------------------------------------------------------------
