@@ -15,7 +15,7 @@ from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.runners.test_pods import folders, start
 
 __all__ = ["folders"]
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.measures_children]
+pytestmark = pytest.mark.xdist_group("processes")
 PATIENCE = 150
 
 
