@@ -109,6 +109,7 @@ class ClusterWatch:
         self._told = False
         self._lost: dict[str, str] = {}
         self._error = ""
+        self._outcome = run.folder.path / "outcome.json"
 
     def run(self) -> None:
         """Follow the run; then fetch what it leaves, and remove its objects."""
@@ -117,6 +118,9 @@ class ClusterWatch:
             if self._records.run(self._id).status.over:
                 # What was ended here without the cluster having heard of it.
                 self._remove()
+                return
+            if (decided := self._decided()) is not None:
+                self._remove_and_end(*decided)
                 return
             if not self._make():
                 self._remove_and_end(RunStatus.STOPPED, "stopped before it had begun")
@@ -256,7 +260,18 @@ class ClusterWatch:
             except Unreachable:
                 time.sleep(AWAY_SECONDS)
 
+    def _decided(self) -> tuple[RunStatus, str] | None:
+        """Return how the run ended, if an earlier watch knew it and was killed while it removed.
+
+        Without that this one would make the run once more: its objects are gone.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            status, message = json.loads(self._outcome.read_text(encoding="utf-8"))
+            return RunStatus(status), message
+        return None
+
     def _remove_and_end(self, status: RunStatus, message: str) -> None:
+        write_atomic(self._outcome, json.dumps([status, message]).encode())
         left: list[str] = []
         with contextlib.suppress(ClusterError):
             left = self._remove()

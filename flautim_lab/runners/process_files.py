@@ -235,7 +235,8 @@ class ProcessFolder:
         """Remove keys, certificates and all else but the logs; nothing secret outlives a run."""
         for folder in (self.tls, self.keys, self.chaos):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in [*self.path.glob("*.pid"), *self.path.glob(".*.tmp"), self.path / "port"]:
+        files = [self.path / "port", self.path / "outcome.json"]
+        for path in [*self.path.glob("*.pid"), *self.path.glob(".*.tmp"), *files]:
             path.unlink(missing_ok=True)
 
     # --- the watch's lock ---------------------------------------------------------------------

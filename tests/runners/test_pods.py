@@ -178,6 +178,25 @@ def test_a_stop_reaches_the_server_and_what_was_learned_is_kept(folders):
     assert run.message.startswith("stopped after round")
 
 
+def test_a_watch_that_is_killed_while_it_removes_does_not_make_the_run_again(folders, monkeypatch):
+    made = experiment(Net, rounds=2, clients=2)
+    run, pods = start(made, folders, workers=1)
+    watch = ClusterWatch(pods)
+
+    def killed():
+        raise SystemExit  # which nothing in the watch catches
+
+    monkeypatch.setattr(watch, "_remove", killed)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(pods, "clean", lambda: None)  # a killed one does not clean either
+        watch.run()
+    assert not run.status.ended
+    monkeypatch.setattr(ClusterRun, "make", None)
+    ClusterWatch(pods).run()
+    assert (str(run.status), run.message, run.round) == ("finished", "", 2)
+    assert folders.removed
+
+
 def test_who_has_not_the_token_is_told_nothing(folders):
     run, pods = start(experiment(Net, rounds=100_000, clients=2), folders, workers=1)
     end = time.monotonic() + PATIENCE
