@@ -187,9 +187,10 @@ def test_a_watch_that_is_killed_while_it_removes_does_not_make_the_run_again(fol
         raise SystemExit  # which nothing in the watch catches
 
     monkeypatch.setattr(watch, "_remove", killed)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pods, "clean", lambda: None)  # a killed one does not clean either
-        watch.run()
+        with pytest.raises(SystemExit):
+            watch.run()
     assert not run.status.ended
     monkeypatch.setattr(ClusterRun, "make", None)
     ClusterWatch(pods).run()
