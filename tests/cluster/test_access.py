@@ -94,7 +94,7 @@ def test_with_the_role_and_nothing_else_a_run_has_all_that_it_needs(
     expected = lab.run(made).wait()
     run = started(made, workers=dict.fromkeys(spaces, 1), **SMALL)
     wait_for(lambda: run.round >= 2, "two rounds")
-    run.chaos.kill("client-1")
+    run.chaos.kill("client-4")  # the first of the second namespace: each has room for 4 workers
     check_it_ended_well(run, expected, api, spaces, record_property)
     watched = (run.folder / "processes" / "watch.log").read_text(encoding="utf-8")
     assert "forbidden" not in watched.lower()

@@ -9,7 +9,6 @@ import time
 
 import pytest
 from kubernetes import client as k8s
-from torch import nn
 
 import flautim_lab as lab
 from flautim_lab.pods.manifests import SERVER, WORKER
@@ -23,23 +22,10 @@ from tests.cluster.faulted import (
     pods_of,
     wait_for,
 )
+from tests.cluster.models import HungryNet
 from tests.federations import DropoutNet, Net, experiment
 
 RESTART_VARIABLE = "FLAUTIM_LAB_CLUSTER_RESTART"
-
-
-class HungryNet(nn.Module):
-    """Takes more memory than there is, but only in the worker of slot 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Linear(4, 3)
-        self.held: list[bytearray] = []
-
-    def forward(self, x):
-        while os.environ.get("JOB_COMPLETION_INDEX") == "0":
-            self.held.append(bytearray(b"x") * 2**24)
-        return self.layers(x)
 
 
 @pytest.mark.parametrize("role", [SERVER, WORKER])

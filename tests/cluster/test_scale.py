@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 
 import flautim_lab as lab
 from flautim_lab.pods.manifests import WORKER
-from tests.cluster.digits import Digits
 from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of, wait_for
+from tests.cluster.models import Digits
 from tests.federations import Net, experiment
 
 
