@@ -146,6 +146,12 @@ def limit(api, namespace, **hard):
     else:
         core.create_namespaced_resource_quota(namespace, made)
 
+    def in_force():
+        status = core.read_namespaced_resource_quota("small", namespace).status
+        return status is not None and status.hard == made.spec.hard
+
+    wait_for(in_force, "the quota is in force", 30)
+
 
 def test_a_quota_without_room_for_workers_is_told_and_the_run_goes_on_when_there_is(
     api, spaces, started, record_property
