@@ -105,7 +105,8 @@ def test_when_no_worker_can_ever_work_the_run_fails_with_the_reason(api, spaces,
     batch = k8s.BatchV1Api(api._client)
     name = f"{ClusterRun(run.folder).pods().name}-workers"
     batch.patch_namespaced_job(name, spaces[0], {"spec": {"activeDeadlineSeconds": 1}})
-    run.wait(timeout_seconds=120)
+    with pytest.raises(lab.TrainingError, match="no worker is left in"):
+        run.wait(timeout_seconds=120)
     assert str(run.status) == "failed"
     assert run.message.startswith(f"no worker is left in {spaces[0]}: Job was active longer than")
     assert run.model()  # what was learned is kept
