@@ -20,6 +20,9 @@ from flautim_lab.pods.sentences import START_REASONS, not_started, refused, trou
 WATCH_SECONDS = 60  # of one watch; it goes on from where the last one ended
 CONNECT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+# A watch from here begins with what the API server knows, without waiting until it knows the newest:
+# one that lags behind (an old etcd, a restart) would answer nothing but "too large version".
+ANY = "0"
 GONE = 410  # the API server has forgotten so old a version
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL = "batch.kubernetes.io/job-name"
@@ -107,7 +110,7 @@ class Follower:
     def _changes(
         self, listing: Callable[..., Any], selector: dict[str, str]
     ) -> Iterator[tuple[str, Any]]:
-        version: str | None = None
+        version = ANY
         while not self._stopped.is_set():
             watch = k8s_watch.Watch()
             self._watches.add(watch)
@@ -126,7 +129,7 @@ class Follower:
                         return
             except k8s.ApiException as error:
                 if error.status == GONE:
-                    version = None  # what there is now is told first
+                    version = ANY  # what there is now is told first
                     if listing == self._core.list_namespaced_pod:
                         with self._looking:
                             self._begin_anew()
