@@ -20,8 +20,8 @@ from flautim_lab.pods.sentences import START_REASONS, not_started, refused, trou
 WATCH_SECONDS = 60  # of one watch; it goes on from where the last one ended
 CONNECT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-# A watch from here begins with what the API server knows, without waiting until it knows the newest:
-# one that lags behind (an old etcd, a restart) would answer nothing but "too large version".
+# A watch from here begins with what the API server knows, and does not wait for the newest: one
+# that lags behind (an old etcd, a restart) would answer nothing but "too large version".
 ANY = "0"
 GONE = 410  # the API server has forgotten so old a version
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
