@@ -161,6 +161,9 @@ class Visitor:
         )
         end = time.monotonic() + PATIENCE
         while True:
+            dialog = self.page.locator("dialog.jp-Dialog")
+            if dialog.count():  # a click would wait for it, and tell nothing
+                raise AssertionError(f"JupyterLab asks: {dialog.first.inner_text()}")
             self.page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
             self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
             with contextlib.suppress(Late):
