@@ -11,6 +11,11 @@
     ├── ClusterError           the cluster cannot be reached, or refuses (names what, and who may)
     ├── RecordsError           the records cannot be read or written (disk full, not a database)
     │   └── RunNotFoundError   no run of that name
+    ├── CatalogError           the catalog cannot keep a value, or cannot be reached
+    │   ├── NotFoundError      there is no such thing, or it is not to be seen
+    │   ├── NotAllowedError    the role of who asks does not allow it (names who may)
+    │   ├── InUseError         a run used it; archiving is offered
+    │   └── ConflictError      the key is taken already
     ├── NotebookError          a notebook cannot be executed as asked
     └── UsageError             a magic or a command was called with words it does not know
 """
@@ -56,6 +61,26 @@ class RunNotFoundError(RecordsError, KeyError):
     def __str__(self) -> str:
         # KeyError would show the repr of the message, quotes and all.
         return str(self.args[0]) if self.args else ""
+
+
+class CatalogError(FlautimError):
+    """The catalog cannot keep what it is given, or cannot be reached."""
+
+
+class NotFoundError(CatalogError):
+    """There is no such thing in the catalog, or it is not to be seen by who asks."""
+
+
+class NotAllowedError(CatalogError):
+    """Who asks may not do that; the sentence names who may."""
+
+
+class InUseError(CatalogError):
+    """A run used it, so it stays; archiving is offered."""
+
+
+class ConflictError(CatalogError):
+    """There is a thing with that key already."""
 
 
 class NotebookError(FlautimError):

@@ -1,0 +1,1 @@
+"""The catalog: who owns what, who may use it, and which versions a run was made with."""

@@ -1,0 +1,1 @@
+"""The panel: the screens of Flautim, as widgets in a notebook."""

@@ -1,0 +1,88 @@
+"""What the panel says, in English and Brazilian Portuguese.
+
+Messages are written in English where they are used, ``text("Run experiment")``, and translated by
+the files ``locale/pt_BR/*.po``, one per group of screens, in gettext's format: what is missing
+there is shown in English, and a test names it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from babel.core import UnknownLocaleError, negotiate_locale
+from babel.messages.catalog import Catalog as Messages
+from babel.messages.pofile import read_po
+
+LANGUAGES = {"en": "English", "pt_BR": "Português"}
+LANGUAGE_VARIABLE = "FLAUTIM_LAB_LANGUAGE"
+_VARIABLES = (LANGUAGE_VARIABLE, "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+LOCALE = Path(__file__).parent / "locale"
+
+
+def language_of_environment() -> str:
+    """Return the language that the environment asks for, of those there are; else ``"en"``.
+
+    ``FLAUTIM_LAB_LANGUAGE`` goes before what the system is set to.
+    """
+    for variable in _VARIABLES:
+        # LANGUAGE may list several; an encoding (pt_BR.UTF-8) says nothing about words.
+        asked = [one.split(".")[0].split("@")[0] for one in os.environ.get(variable, "").split(":")]
+        if not any(asked):
+            continue
+        try:
+            found = negotiate_locale([one for one in asked if one], [*LANGUAGES, "pt"])
+        except (UnknownLocaleError, ValueError):
+            found = None
+        if found is not None:
+            return "pt_BR" if found == "pt" else found
+        if any(one.lower().startswith("pt") for one in asked):
+            return "pt_BR"
+        return "en"
+    return "en"
+
+
+@cache
+def messages(language: str) -> Messages:
+    """Return all translations of a language, read once."""
+    found = Messages(locale=language)
+    for path in sorted((LOCALE / language).glob("*.po")):
+        with path.open("rb") as file:
+            for message in read_po(file, locale=language):
+                if message.id:
+                    found[message.id] = message
+    return found
+
+
+class Text:
+    """The panel's words in one language.
+
+    Parameters
+    ----------
+    language : {"en", "pt_BR"}, optional
+        Default: what the environment asks for.
+    """
+
+    def __init__(self, language: str = "") -> None:
+        self.language = language if language in LANGUAGES else language_of_environment()
+
+    def __call__(self, message: str, /, **values: object) -> str:
+        """Return a message with its ``{values}`` filled in; they are text, never HTML."""
+        return self._translated(message).format(**values)
+
+    def count(self, one: str, many: str, number: int, /, **values: object) -> str:
+        """Return the one of two messages that suits a number, which both may show as ``{n}``.
+
+        >>> Text("en").count("{n} project", "{n} projects", 2)
+        '2 projects'
+        """
+        chosen = one if number == 1 else many
+        return self._translated(chosen).format(n=number, **values)
+
+    def _translated(self, message: str) -> str:
+        if self.language == "en":
+            return message
+        found = messages(self.language).get(message)
+        string = found.string if found is not None else ""
+        return str(string) if string else message
