@@ -15,7 +15,7 @@ from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.runners.test_pods import folders, start
 
 __all__ = ["folders"]
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("pods")
 PATIENCE = 150
 
 
@@ -51,7 +51,7 @@ def workers_of(run, after):
 
 
 def test_scaled_down_and_up_again_the_kernels_bits(folders, watching):
-    made = experiment(DropoutNet, rounds=240, clients=6, strategy="FedAdam")
+    made = experiment(DropoutNet, rounds=160, clients=6, strategy="FedAdam")
     expected = lab.run(made).wait()
     run, pods = start(made, folders, workers=4)
     watching(run, pods)
@@ -91,7 +91,7 @@ def test_rows_that_stay_at_home_stay_there_when_it_is_scaled(folders, watching, 
         rows.drop(columns="home").to_csv(folders.data[name] / "iris.csv", index=False)
         homes[name] = "iris.csv"
     table = lab.CSVDataset(whole, target="species", ignore=["home"])
-    settings = {"rounds": 200, "seed": 3, "lr": 0.1}
+    settings = {"rounds": 100, "seed": 3, "lr": 0.1}
     by_home = lab.by_column("home")
     expected = lab.run(lab.Experiment(table, Net, partition=by_home, **settings)).wait()
     sample = whole.drop(columns="home").groupby("species").head(2)
