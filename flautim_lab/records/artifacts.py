@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.home import disk_refused, private_folder
+from flautim_lab.home import disk_refused, private_folder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flautim_lab.errors import RecordsError
+from flautim_lab.home import FILE_MODE, disk_refused
 from flautim_lab.records.event import ALL_CLIENTS, PRINTED, Event, RunStatus, log_line
-from flautim_lab.records.home import FILE_MODE, disk_refused
 from flautim_lab.records.store import Records
 
 LOG_FILE = "run.log"

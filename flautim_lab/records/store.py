@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from flautim_lab.database import insert_new
 from flautim_lab.errors import ExperimentError, RecordsError, RunNotFoundError
+from flautim_lab.home import home, private_folder
 from flautim_lab.names import check_name, choose, unknown
 from flautim_lab.records import frames
 from flautim_lab.records.event import (
@@ -31,9 +33,8 @@ from flautim_lab.records.event import (
     to_record,
 )
 from flautim_lab.records.faults import faults_of
-from flautim_lab.records.home import home, private_folder
 from flautim_lab.records.process import DETACHED, ProcessMark
-from flautim_lab.records.schema import Database, events, insert_new, runs
+from flautim_lab.records.schema import RecordsDatabase, events, runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ class Records:
         self._address: str | sa.URL = url or os.environ.get(URL_VARIABLE) or file
         self._timeout_seconds = busy_timeout_seconds
         # By process: what was opened before a fork must not be used after it, nor closed.
-        self._databases: dict[int, Database] = {}
+        self._databases: dict[int, RecordsDatabase] = {}
         self._database()
 
     @classmethod
@@ -389,10 +390,10 @@ class Records:
             self._check_exists(run_id)
         return rows
 
-    def _database(self) -> Database:
+    def _database(self) -> RecordsDatabase:
         pid = os.getpid()
         if (database := self._databases.get(pid)) is None:
-            database = Database(self._address, self._timeout_seconds)
+            database = RecordsDatabase(self._address, self._timeout_seconds)
             self._address = database.url  # a relative path means the folder of the first time
             # Two threads may come here at once: both go on with the same one.
             database = self._databases.setdefault(pid, database)

@@ -16,9 +16,9 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from flautim_lab.errors import ClusterError, RecordsError
+from flautim_lab.home import home
 from flautim_lab.names import count
 from flautim_lab.records.event import RunStatus
-from flautim_lab.records.home import home
 from flautim_lab.records.store import Records
 from flautim_lab.runners.leftovers import reap_leftovers
 

@@ -34,9 +34,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError
 
 from flautim_lab.errors import NotebookError, RecordsError
+from flautim_lab.home import home
 from flautim_lab.names import unknown
 from flautim_lab.records.event import RunRecord, RunStatus
-from flautim_lab.records.home import home
 from flautim_lab.records.store import Records
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"

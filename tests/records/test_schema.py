@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from flautim_lab.database import insert_new
 from flautim_lab.errors import RecordsError
 from flautim_lab.records.schema import (
     SCHEMA_VERSION,
-    Database,
+    RecordsDatabase,
     events,
-    insert_new,
     metadata,
     metric_key,
     runs,
@@ -34,14 +34,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(file: Path) -> Iterator[Database]:
+def database(file: Path) -> Iterator[RecordsDatabase]:
     database = open_(file)
     yield database
     database.close()
 
 
-def open_(file: Path, timeout_seconds: float = 5.0) -> Database:
-    return Database(sa.URL.create("sqlite", database=str(file)), timeout_seconds)
+def open_(file: Path, timeout_seconds: float = 5.0) -> RecordsDatabase:
+    return RecordsDatabase(sa.URL.create("sqlite", database=str(file)), timeout_seconds)
 
 
 def refusal(file: Path, timeout_seconds: float = 5.0) -> str:
@@ -51,7 +51,9 @@ def refusal(file: Path, timeout_seconds: float = 5.0) -> str:
     return str(refused.value)
 
 
-def test_a_new_file_is_for_its_owner_alone_and_in_wal_mode(database: Database, file: Path) -> None:
+def test_a_new_file_is_for_its_owner_alone_and_in_wal_mode(
+    database: RecordsDatabase, file: Path
+) -> None:
     assert database.where == str(file)
     with database.reading() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
@@ -61,7 +63,7 @@ def test_a_new_file_is_for_its_owner_alone_and_in_wal_mode(database: Database, f
     assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
 
 
-def test_a_file_that_is_there_keeps_its_mode(database: Database, file: Path) -> None:
+def test_a_file_that_is_there_keeps_its_mode(database: RecordsDatabase, file: Path) -> None:
     database.close()
     file.chmod(0o660)
     open_(file).close()
@@ -78,7 +80,7 @@ def test_stays_where_it_was_when_the_folder_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    database = Database("sqlite:///here.db", 5.0)
+    database = RecordsDatabase("sqlite:///here.db", 5.0)
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     database.close()
@@ -91,11 +93,11 @@ def test_stays_where_it_was_when_the_folder_is_changed(
 OPEN_AT_ONCE = """
 import sys
 import sqlalchemy as sa
-from flautim_lab.records.schema import Database
+from flautim_lab.records.schema import RecordsDatabase
 address = sa.URL.create("sqlite", database=sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-Database(address, 20.0).close()
+RecordsDatabase(address, 20.0).close()
 print("open", flush=True)
 """
 
@@ -124,7 +126,7 @@ def test_several_processes_make_it_at_the_same_time(file: Path) -> None:
         assert connection.execute("SELECT version FROM records_version").fetchall() == [(1,)]
 
 
-def test_newer_records_are_refused_in_one_sentence(database: Database, file: Path) -> None:
+def test_newer_records_are_refused_in_one_sentence(database: RecordsDatabase, file: Path) -> None:
     with database.writing() as connection:
         connection.execute(sa.update(version).values(version=7))
     database.close()
@@ -165,18 +167,19 @@ AS_ANOTHER_USER = """
 import os, sys
 import sqlalchemy as sa
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.schema import Database, version
+from flautim_lab.records.schema import RecordsDatabase, version
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    with Database(sa.URL.create("sqlite", database=sys.argv[1]), 1.0).writing() as connection:
+    url = sa.URL.create("sqlite", database=sys.argv[1])
+    with RecordsDatabase(url, 1.0).writing() as connection:
         connection.execute(sa.update(version).values(version=1))
 except RecordsError as error:
     print(error)
 """
 
 
-def test_a_file_of_another_user_is_one_sentence(database: Database, file: Path) -> None:
+def test_a_file_of_another_user_is_one_sentence(database: RecordsDatabase, file: Path) -> None:
     database.close()
     file.chmod(0o400)
     said = subprocess.run(
@@ -229,7 +232,7 @@ def test_waits_for_a_program_that_is_making_the_file(file: Path) -> None:
 
 
 def test_a_full_database_is_one_sentence_and_keeps_what_it_has(
-    database: Database, file: Path
+    database: RecordsDatabase, file: Path
 ) -> None:
     def write_too_much() -> None:
         with database.writing() as connection:
@@ -279,7 +282,7 @@ def test_a_full_database_is_one_sentence_and_keeps_what_it_has(
 )
 def test_a_wrong_address_is_one_sentence_without_its_password(address: str, sentence: str) -> None:
     with pytest.raises(RecordsError) as refused:
-        Database(address, 1.0)
+        RecordsDatabase(address, 1.0)
     assert str(refused.value) == sentence
 
 
@@ -288,7 +291,7 @@ def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(RecordsError) as refused:
-        Database("postgresql+psycopg://me:secret@host/x", 1.0)
+        RecordsDatabase("postgresql+psycopg://me:secret@host/x", 1.0)
     assert str(refused.value) == (
         "the records in postgresql+psycopg://me:***@host/x need the Python package 'psycopg', "
         "which is not installed; pip install psycopg"
@@ -340,21 +343,22 @@ def test_what_is_there_is_passed_over(name: str) -> None:
 IN_A_FORKED_PROCESS = """
 import gc, os, sys
 import sqlalchemy as sa
+from flautim_lab import database as databases
 from flautim_lab.records import schema
 address = sa.URL.create("sqlite", database=sys.argv[1])
-database = schema.Database(address, 5.0)
+database = schema.RecordsDatabase(address, 5.0)
 closed = []
 sa.event.listen(database._engine, "close", lambda *_: closed.append(os.getpid()))
 child = os.fork()
 if child == 0:
     # Nobody but the list of what was inherited keeps the parent's connection open now.
     engine = database._engine
-    kept = any(each is engine for each in schema._inherited)
+    kept = any(each is engine for each in databases._inherited)
     del engine, database
     gc.collect()
     os._exit(0 if kept and not closed else 1)
 _, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), len(schema._inherited))
+print(os.waitstatus_to_exitcode(status), len(databases._inherited))
 """
 
 

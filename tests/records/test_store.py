@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
+from flautim_lab.database import insert_new
 from flautim_lab.errors import RecordsError, RunNotFoundError
 from flautim_lab.names import make_run_id
 from flautim_lab.records.event import ALL_CLIENTS, EVENT_KINDS, Event, RunStatus
-from flautim_lab.records.schema import insert_new
 from flautim_lab.records.store import Records
 
 
@@ -366,7 +366,7 @@ def test_many_metrics(records: Records) -> None:
 def test_reading_the_records_loads_neither_pandas_nor_torch() -> None:
     code = (
         "import sys\n"
-        "from flautim_lab.records import artifacts, event, home, process, recorder, schema, store\n"
+        "from flautim_lab.records import artifacts, event, process, recorder, schema, store\n"
         "store.Records.default().runs()\n"
         "heavy = ('pandas', 'torch', 'safetensors', 'flwr')\n"
         "print([name for name in heavy if name in sys.modules])"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.home import disk_refused, home, private_folder
+from flautim_lab.home import disk_refused, home, private_folder
 
 
 def mode(path: Path) -> int:
@@ -90,7 +90,7 @@ def test_a_file_in_the_way_is_one_sentence(
 IN_A_FOLDER_OF_ANOTHER = """
 import os, sys
 from flautim_lab.errors import RecordsError
-from flautim_lab.records.home import home
+from flautim_lab.home import home
 if os.getuid() == 0:
     os.setuid(65534)
 try:
