@@ -6,6 +6,7 @@ Whoever has no right to see a thing is told that there is none.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from flautim_lab.catalog.things import Role
@@ -66,3 +67,46 @@ TABLE: dict[Action, dict[str, Scope]] = {
     action: dict(zip((str(column) for column in COLUMNS), row, strict=True))
     for action, row in _ROWS.items()
 }
+
+_WHO = {
+    str(Role.RESEARCHER): "its researchers",
+    str(Role.DATA_OWNER): "its data owners",
+    str(Role.INSTITUTION_ADMIN): "its administrators",
+    PLATFORM_ADMIN: "the platform's administrators",
+}
+
+
+def may(action: Action, roles: Collection[Role], *, platform_admin: bool, member: bool) -> bool:
+    """Return whether somebody may do something.
+
+    Parameters
+    ----------
+    action : Action
+    roles : collection of Role
+        Theirs at the institution in question; none where there is none in question.
+    platform_admin : bool
+    member : bool
+        Whether they are a member of the project in question.
+    """
+    row = TABLE[action]
+    columns = [ANYBODY, *map(str, roles), *([PLATFORM_ADMIN] if platform_admin else [])]
+    for column in columns:
+        scope = row[column]
+        if scope is Scope.ANYWHERE or (scope is Scope.OWN_PROJECT and member):
+            return True
+        if scope is Scope.OWN_INSTITUTION:  # the role is one of that institution
+            return True
+    return False
+
+
+def who_may(action: Action) -> str:
+    """Return who may do something, as the end of a sentence.
+
+    >>> who_may(Action.GRANT_DATASETS)
+    'its data owners'
+    """
+    row = TABLE[action]
+    named = [words for column, words in _WHO.items() if row[column] not in (_NO, _PROJECT)]
+    if _PROJECT in row.values():
+        named.append("members of the project")
+    return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)

@@ -1,0 +1,139 @@
+"""Grants: that a project of any institution may use a dataset, until a time or until ended."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import sqlalchemy as sa
+
+from flautim_lab.catalog.authorization import Action
+from flautim_lab.catalog.local.datasets import Datasets
+from flautim_lab.catalog.local.projects import holds
+from flautim_lab.catalog.refs import read_ref
+from flautim_lab.catalog.schema import datasets, grants, institutions, projects
+from flautim_lab.catalog.things import Grant
+from flautim_lab.errors import CatalogError, NotFoundError
+
+
+class Grants(Datasets):
+    """The part of the catalog that keeps grants."""
+
+    def grants(self, *, dataset: str = "", project: str = "") -> tuple[Grant, ...]:
+        """Return the grants of a dataset, of a project, or of both, the newest first."""
+        if not (dataset or project):
+            raise CatalogError("say whose grants: those of a dataset, of a project, or of both")
+        query = _grants().order_by(grants.c.given.desc(), grants.c.id.desc())
+        with self._database.reading() as connection:
+            if dataset:
+                row = self._dataset_row(connection, read_ref(dataset, 2), Action.SEE_DATASETS)
+                query = query.where(grants.c.dataset_id == row.id)
+            if project:
+                row = self._project_row(connection, project, Action.SEE_PROJECTS)
+                query = query.where(grants.c.project_id == row.id)
+            return tuple(_grant(row) for row in connection.execute(query))
+
+    def give_grant(self, dataset: str, project: str, *, until: float | None = None) -> Grant:
+        """Let a project use a dataset; instead of a grant of the two that is there already."""
+        now = self._now()
+        if until is not None and not (
+            isinstance(until, int | float) and math.isfinite(until) and until > now
+        ):
+            raise CatalogError(
+                "a grant ends at a time that is yet to come, in seconds since 1970, "
+                f"not at {until!r}"
+            )
+        with self._writing() as connection:
+            given = self._dataset_row(
+                connection, read_ref(dataset, 2), Action.GRANT_DATASETS, Action.SEE_DATASETS
+            )
+            # Whoever gives it need not be able to see the project: they were told its reference.
+            to = self._any_project(connection, project)
+            there = (grants.c.dataset_id == given.id) & (grants.c.project_id == to.id)
+            connection.execute(sa.update(grants).where(there, holds(now)).values(ended=now))
+            made = connection.execute(
+                sa.insert(grants).values(
+                    dataset_id=given.id,
+                    project_id=to.id,
+                    given_by=self._actor.user,
+                    given=now,
+                    until=until,
+                    ended=None,
+                )
+            )
+            self._touch(connection, to.id)
+            (grant_id,) = made.inserted_primary_key or (0,)
+            return _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
+
+    def end_grant(self, grant_id: int) -> Grant:
+        """End a grant now; once more changes nothing."""
+        unknown = NotFoundError(f"there is no grant {grant_id}, or it is not shown to you")
+        if isinstance(grant_id, bool) or not isinstance(grant_id, int) or abs(grant_id) >= 2**31:
+            raise unknown
+        with self._writing() as connection:
+            row = connection.execute(_grants().where(grants.c.id == grant_id)).one_or_none()
+            if row is None:
+                raise unknown
+            ref = read_ref(f"{row.home}/{row.dataset}", 2)
+            self._dataset_row(connection, ref, Action.GRANT_DATASETS, Action.SEE_DATASETS)
+            now = self._now()
+            mine = (grants.c.id == grant_id) & holds(now)
+            connection.execute(sa.update(grants).where(mine).values(ended=now))
+            return _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
+
+    def granted(self, dataset: str, project: str) -> bool:
+        """Return whether a project may use a dataset now."""
+        with self._database.reading() as connection:
+            asked = read_ref(dataset, 2)
+            row = self._project_row(connection, project, Action.SEE_WORK)
+            query = (
+                sa.select(datasets.c.id)
+                .join_from(datasets, institutions)
+                .where(
+                    institutions.c.key == asked.keys[0],
+                    datasets.c.key == asked.keys[1],
+                    self._usable(row),
+                )
+            )
+            return connection.scalar(query) is not None
+
+    def _any_project(self, connection: sa.Connection, ref: str) -> sa.Row[Any]:
+        keys = read_ref(ref, 2).keys
+        query = (
+            sa.select(projects.c.id)
+            .join_from(projects, institutions)
+            .where(institutions.c.key == keys[0], projects.c.key == keys[1])
+        )
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no project {ref}; ask its members for its reference")
+        return row
+
+
+def _grants() -> sa.Select[Any]:
+    home, other = institutions.alias(), institutions.alias()
+    return (
+        sa.select(
+            grants,
+            home.c.key.label("home"),
+            datasets.c.key.label("dataset"),
+            other.c.key.label("other"),
+            projects.c.key.label("project"),
+        )
+        .join_from(grants, datasets)
+        .join(home, datasets.c.institution_id == home.c.id)
+        .join(projects, grants.c.project_id == projects.c.id)
+        .join(other, projects.c.institution_id == other.c.id)
+    )
+
+
+def _grant(row: sa.Row[Any]) -> Grant:
+    return Grant(
+        id=row.id,
+        dataset=f"{row.home}/{row.dataset}",
+        project=f"{row.other}/{row.project}",
+        given_by=row.given_by,
+        given=row.given,
+        until=row.until,
+        ended=row.ended,
+    )

@@ -1,0 +1,150 @@
+"""Which versions a run was made with; what happened in it is in the records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from flautim_lab.catalog.authorization import Action
+from flautim_lab.catalog.interface import PER_PAGE
+from flautim_lab.catalog.local.base import not_there, text
+from flautim_lab.catalog.local.experiments import Experiments
+from flautim_lab.catalog.refs import Ref, read_ref
+from flautim_lab.catalog.schema import (
+    datasets,
+    experiment_versions,
+    experiments,
+    institutions,
+    models,
+    projects,
+    run_links,
+)
+from flautim_lab.catalog.things import Page, RunLink
+from flautim_lab.errors import CatalogError, ConflictError
+
+
+class Runs(Experiments):
+    """The part of the catalog that keeps what runs were made with."""
+
+    def add_run(self, run_id: str, experiment: str) -> RunLink:
+        """Note which versions a run is made with; once more changes nothing."""
+        text(run_id, "the id of the run", 200)
+        if not run_id:
+            raise CatalogError("the id of the run is empty")
+        asked = read_ref(experiment, 3)
+        with self._writing() as connection:
+            row = self._experiment_row(connection, asked, Action.DO_WORK, Action.SEE_WORK)
+            version = self._experiment(connection, row.id, asked.version)
+            known = connection.execute(_links().where(run_links.c.run_id == run_id)).one_or_none()
+            if known is not None:
+                link = _link(known)
+                if link.experiment != version.ref:
+                    raise ConflictError(f"run {run_id} was made with {link.experiment} already")
+                return link
+            project = self._project_of(connection, asked, Action.DO_WORK, Action.SEE_WORK)
+            data = read_ref(version.dataset, 2)
+            usable = (
+                sa.select(datasets.c.id)
+                .join_from(datasets, institutions)
+                .where(
+                    institutions.c.key == data.keys[0],
+                    datasets.c.key == data.keys[1],
+                    self._usable(project),
+                )
+            )
+            if connection.scalar(usable) is None:
+                self._refuse_dataset(connection, Ref(data.keys), project)
+            connection.execute(
+                sa.insert(run_links).values(
+                    run_id=run_id,
+                    experiment_id=row.id,
+                    experiment_number=version.number,
+                    started_by=self._actor.user,
+                    created=self._now(),
+                )
+            )
+            self._touch(connection, project.id)
+            return _link(connection.execute(_links().where(run_links.c.run_id == run_id)).one())
+
+    def runs(
+        self,
+        project: str,
+        *,
+        experiment: str = "",
+        page: int = 1,
+        per_page: int = PER_PAGE,
+    ) -> Page[RunLink]:
+        """Return the runs of a project, or of one experiment, the newest first."""
+        with self._database.reading() as connection:
+            row = self._project_row(connection, project, Action.SEE_WORK)
+            query = _links().where(projects.c.id == row.id)
+            if experiment:
+                asked = read_ref(experiment, 3)
+                found = self._experiment_row(connection, asked, Action.SEE_WORK)
+                query = query.where(experiments.c.id == found.id)
+                if asked.version is not None:
+                    query = query.where(run_links.c.experiment_number == asked.version)
+            query = query.order_by(run_links.c.created.desc(), run_links.c.run_id.desc())
+            return self._page(
+                connection, query, page, per_page, lambda rows: [_link(one) for one in rows]
+            )
+
+    def run(self, run_id: str) -> RunLink:
+        """Return what a run was made with."""
+        with self._database.reading() as connection:
+            row = connection.execute(_links().where(run_links.c.run_id == run_id)).one_or_none()
+            if row is None:
+                raise not_there(f"run {run_id} in the catalog")
+            self._require(
+                connection,
+                Action.SEE_WORK,
+                f"run {run_id} in the catalog",
+                row.institution_id,
+                row.project_id,
+            )
+            return _link(row)
+
+
+def _links() -> sa.Select[Any]:
+    home = institutions.alias()
+    return (
+        sa.select(
+            run_links,
+            projects.c.id.label("project_id"),
+            projects.c.institution_id,
+            institutions.c.key.label("institution"),
+            projects.c.key.label("project"),
+            experiments.c.key.label("experiment"),
+            models.c.key.label("model"),
+            experiment_versions.c.model_number,
+            home.c.key.label("home"),
+            datasets.c.key.label("dataset"),
+            experiment_versions.c.dataset_number,
+        )
+        .join_from(
+            run_links,
+            experiment_versions,
+            (run_links.c.experiment_id == experiment_versions.c.experiment_id)
+            & (run_links.c.experiment_number == experiment_versions.c.number),
+        )
+        .join(experiments, experiments.c.id == run_links.c.experiment_id)
+        .join(projects, experiments.c.project_id == projects.c.id)
+        .join(institutions, projects.c.institution_id == institutions.c.id)
+        .join(models, experiment_versions.c.model_id == models.c.id)
+        .join(datasets, experiment_versions.c.dataset_id == datasets.c.id)
+        .join(home, datasets.c.institution_id == home.c.id)
+    )
+
+
+def _link(row: sa.Row[Any]) -> RunLink:
+    project = f"{row.institution}/{row.project}"
+    return RunLink(
+        run_id=row.run_id,
+        project=project,
+        experiment=f"{project}/{row.experiment}@{row.experiment_number}",
+        model=f"{project}/{row.model}@{row.model_number}",
+        dataset=f"{row.home}/{row.dataset}@{row.dataset_number}",
+        started_by=row.started_by,
+        created=row.created,
+    )

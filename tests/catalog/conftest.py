@@ -1,0 +1,185 @@
+"""Catalogs of every kind: the same tests run on each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from flautim_lab.catalog.local import Actor, LocalCatalog
+from flautim_lab.catalog.schema import CatalogDatabase, metadata
+from flautim_lab.catalog.things import Column, Role
+from tests.folders import free_port
+
+WAYS = ["sqlite", "postgresql"]
+NOBODY = 65534  # PostgreSQL refuses to be run by root
+
+
+class Clock:
+    """The time, as tests set it."""
+
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def __call__(self):
+        self.now += 1.0  # nothing happens at the same moment
+        return self.now
+
+
+@dataclass
+class World:
+    """A catalog, as each of its users sees it."""
+
+    database: CatalogDatabase
+    clock: Clock
+
+    def of(self, user, *, platform_admin=False, alone=False):
+        """The catalog, as somebody may use it."""
+        return LocalCatalog(self.database, Actor(user, platform_admin, alone), self.clock)
+
+
+def postgresql_programs():
+    """The folder with PostgreSQL's programs, or None."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).resolve().parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return folders[-1].parent if folders else None
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """The address of a PostgreSQL of these tests' own, on a socket in a folder of its own."""
+    programs = postgresql_programs()
+    if programs is None:
+        pytest.skip("needs PostgreSQL (apt install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="catalog-", dir="/tmp"))
+    as_root = os.getuid() == 0
+    if as_root:
+        os.chown(folder, NOBODY, NOBODY)
+    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if as_root else {}
+    port = free_port()
+
+    def call(program, *words):
+        done = subprocess.run(
+            [programs / program, *words], cwd=folder, capture_output=True, text=True, **other
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    data = folder / "data"
+    call("initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C")
+    options = f"-p {port} -k {folder} -c listen_addresses='' -c fsync=off"
+    call("pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
+    yield f"postgresql+psycopg://tests@/postgres?host={folder}&port={port}"
+    with contextlib.suppress(AssertionError):
+        call("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=WAYS)
+def address(request, tmp_path):
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    address = request.getfixturevalue("postgresql")
+    engine = sa.create_engine(address)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return address
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A SQLite file with the tables: copied, it saves each test the migrations."""
+    path = tmp_path_factory.mktemp("catalog") / "empty.db"
+    database = CatalogDatabase(f"sqlite:///{path}", 5.0)
+    database.close()
+    with contextlib.closing(sa.create_engine(f"sqlite:///{path}").raw_connection()) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture(params=WAYS)
+def world(request, tmp_path, made_once):
+    """An empty catalog."""
+    if request.param == "sqlite":
+        path = tmp_path / "catalog.db"
+        shutil.copy(made_once, path)
+        database = CatalogDatabase(f"sqlite:///{path}", 5.0)
+    else:
+        database = CatalogDatabase(request.getfixturevalue("postgresql"), 5.0)
+        with database.writing() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(sa.delete(table))
+    yield World(database, Clock())
+    database.close()
+
+
+COLUMNS = (
+    Column("speed", "number", low=0.0, high=120.0),
+    Column("road", "text", values=("city", "highway")),
+    Column("energy", "number", low=0.1, high=9.0, missing=True),
+)
+NET = "from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n"
+
+
+@dataclass
+class People:
+    """Users of two institutions, each of one kind, with a project and a dataset each."""
+
+    world: World
+    root: LocalCatalog  # the platform's administrator
+    admin: LocalCatalog  # of ufmg
+    ana: LocalCatalog  # a researcher of ufmg, a member of ufmg/vision
+    bia: LocalCatalog  # a researcher of ufmg, no member
+    davi: LocalCatalog  # a data owner of ufmg
+    eva: LocalCatalog  # a data owner of ifnmg, a member of ifnmg/roads
+    nobody: LocalCatalog  # of no institution
+
+
+@pytest.fixture
+def people(world):
+    root = world.of("root", platform_admin=True)
+    root.add_institution("Universidade Federal de Minas Gerais", key="ufmg", cnpj=UFMG)
+    root.add_institution("Instituto Federal do Norte de Minas Gerais", key="ifnmg")
+    root.set_roles("ufmg", "carla", [Role.INSTITUTION_ADMIN])
+    for user in ("ana", "bia"):
+        root.set_roles("ufmg", user, [Role.RESEARCHER])
+    root.set_roles("ufmg", "davi", [Role.DATA_OWNER])
+    root.set_roles("ifnmg", "eva", [Role.DATA_OWNER])
+    made = People(
+        world, root, *(world.of(name) for name in ("carla", "ana", "bia", "davi", "eva", "zoe"))
+    )
+    made.ana.add_project("ufmg", "Vision")
+    made.eva.add_project("ifnmg", "Roads")
+    for owner, key in ((made.davi, "ufmg"), (made.eva, "ifnmg")):
+        owner.add_dataset_version(
+            key,
+            "Telemetry",
+            columns=COLUMNS,
+            target="energy",
+            rows=1000,
+            path="trips.csv",
+            sha256="ab" * 32,
+        )
+    made.ana.save_model("ufmg/vision", "Net", source=NET, class_name="Net")
+    made.ana.save_experiment(
+        "ufmg/vision",
+        "First",
+        model="ufmg/vision/net",
+        dataset="ufmg/telemetry",
+        settings={"rounds": 3},
+    )
+    return made
+
+
+UFMG = "17.217.985/0001-04"
