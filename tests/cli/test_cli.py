@@ -16,7 +16,8 @@ import nbformat
 import pytest
 from click.testing import CliRunner, Result
 
-from flautim_lab.cli import DOWNLOADS, main
+from flautim_lab.cli import main
+from flautim_lab.cli.after import DOWNLOADS
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
