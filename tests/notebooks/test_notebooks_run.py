@@ -16,7 +16,8 @@ import pytest
 from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
-from flautim_lab.runners.notebook import execute_notebook, read_parameters
+from flautim_lab.runners.notebook import execute_notebook
+from flautim_lab.runners.parameters import read_parameters
 from tests.federations import same
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
