@@ -16,7 +16,7 @@ import click
 
 from flautim_lab.cli.after import download, plot
 from flautim_lab.cli.doctor import diagnose
-from flautim_lab.cli.notebooks import run_notebook
+from flautim_lab.cli.notebooks import rerun_notebook, run_notebook
 from flautim_lab.cli.runs import list_runs, scale_run, show_logs, show_run, stop_run
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import unknown
@@ -64,6 +64,7 @@ def main() -> None:
 
 for _command in (
     run_notebook,
+    rerun_notebook,
     list_runs,
     show_run,
     show_logs,

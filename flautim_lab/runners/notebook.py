@@ -13,7 +13,9 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -30,10 +32,11 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError
 
-from flautim_lab.errors import NotebookError, RecordsError
+from flautim_lab.errors import ExecutionError, NotebookError, RecordsError
 from flautim_lab.home import home
 from flautim_lab.records.event import RunRecord, RunStatus
 from flautim_lab.records.store import Records
+from flautim_lab.runners.orphans import die_with_parent
 from flautim_lab.runners.parameters import check_parameters, find_notebook, read_notebook
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
@@ -76,6 +79,7 @@ def execute_notebook(
     parameters: Mapping[str, object] | None = None,
     *,
     timeout_seconds: float | None = None,
+    tied: bool = False,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> ExecutedNotebook:
     """Execute a notebook from top to bottom and write it, with its outputs, to ``output``.
@@ -94,6 +98,9 @@ def execute_notebook(
         type of the default: ``"10"`` for a default of ``20`` becomes ``10``.
     timeout_seconds : float, optional
         The longest that one cell may take.
+    tied : bool
+        Let the system kill the kernel when this process, or the thread that calls this, ends in
+        whatever way (Linux). A kernel notices it by itself otherwise, unless it is too busy.
     progress : callable, optional
         Called with a :class:`CellProgress` before each cell and, from another thread, twice a
         second while one runs.
@@ -101,8 +108,9 @@ def execute_notebook(
     Raises
     ------
     NotebookError
-        If the notebook cannot be read, has no such parameter, or one of its cells fails. The
-        message says where the outputs up to then are.
+        If the notebook cannot be read or has no such parameter.
+    ExecutionError
+        If one of its cells fails. The message says where the outputs up to then are.
     """
     source = find_notebook(path)
     notebook = read_notebook(source)
@@ -112,7 +120,15 @@ def execute_notebook(
 
     class Kernel(_ThisPython):
         folder = source.parent
+        preexec = die_with_parent if tied else None
         started: ClassVar[list[_ThisPython]] = []
+
+    def failed(reason: str, left: str = "the cells before it are", **how: Any) -> ExecutionError:
+        runs: list[RunRecord] = []
+        with contextlib.suppress(RecordsError):
+            runs = _made_by(Kernel.started, started)
+        ids = tuple(run.id for run in reversed(runs))
+        return ExecutionError(f"{reason}; {left} in {target}", reason, runs=ids, **how)
 
     def cell_starts(cell: Any, cell_index: int) -> None:
         nonlocal place
@@ -141,23 +157,22 @@ def execute_notebook(
         said = f"{error.ename}: {_one_line(error.evalue)}"
         if not error.evalue.strip():  # IPython's own complaints, of a magic that there is not
             said = _last_complaint(target) or error.ename
-        raise NotebookError(
-            f"cell {number} of {source.name} failed: {said}; "
-            f"its traceback and the cells before it are in {target}"
+        raise failed(
+            f"cell {number} of {source.name} failed: {said}",
+            "its traceback and the cells before it are",
         ) from error
     except CellTimeoutError as error:
-        raise NotebookError(
-            f"cell {place} of {source.name} took longer than {timeout_seconds:g} seconds; "
-            f"the cells before it are in {target}"
+        raise failed(
+            f"cell {place} of {source.name} took longer than {timeout_seconds:g} seconds"
         ) from error
     except RuntimeError as error:  # nbclient's word for a kernel that died or never answered
-        last_words = Kernel.started[0].last_words() if Kernel.started else ""
+        how = Kernel.started[0].how_it_died() if Kernel.started else ""
         if not place:
-            reason = last_words or _one_line(str(error))
+            reason = how or _one_line(str(error))
             raise NotebookError(f"no kernel could be started: {reason}") from error
-        raise NotebookError(
-            f"the kernel died in cell {place} of {source.name} "
-            f"({last_words or 'is the memory enough?'}); the cells before it are in {target}"
+        raise failed(
+            f"the kernel died in cell {place} of {source.name} ({how or 'is the memory enough?'})",
+            died=True,
         ) from error
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror}") from error
@@ -230,8 +245,10 @@ class _ThisPython(AsyncKernelManager):
     """A kernel of the Python that runs now, in batch, that ends when it is told to."""
 
     folder: ClassVar[Path]
+    preexec: ClassVar[Callable[[], None] | None]
     started: ClassVar[list[_ThisPython]]
     process_id: int = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -253,10 +270,26 @@ class _ThisPython(AsyncKernelManager):
         options["env"] = {**os.environ, **options.get("env", {}), **batch}
         options["cwd"] = str(self.folder)
         options["stderr"] = self._errors
+        if type(self).preexec is not None:
+            options["preexec_fn"] = type(self).preexec
         await super().start_kernel(**options)
+        self._process = getattr(self.provisioner, "process", None)
         self.process_id = getattr(self.provisioner, "pid", None) or 0
 
-    def last_words(self) -> str:
+    def how_it_died(self) -> str:
+        """Return which signal killed the kernel, or its last words, or nothing."""
+        status = self._process.poll() if self._process is not None else None
+        if status == -signal.SIGKILL:
+            return (
+                "it was killed by signal 9, as the system does when memory runs out; "
+                "let it use less memory, or run fewer jobs at once"
+            )
+        said = self._last_words()
+        if status is not None and status < 0 and not said:
+            return f"killed by signal {-status}, {signal.strsignal(-status)}"
+        return said
+
+    def _last_words(self) -> str:
         """Return the last line that the kernel's process wrote to its error stream, if any."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()

@@ -20,8 +20,10 @@ tell whether it must be executed again, and to execute it again. Its entries:
     How often it was tried, in the batch that wrote this.
 ``runs``
     Ids of the runs it made, oldest first; they are in the records.
+``run``
+    The one of them that counts; empty without one.
 ``metrics``
-    Of the run that counts (:mod:`flautim_lab.runners.rerun.measures`): a name such as
+    Of that run (:mod:`flautim_lab.runners.rerun.measures`): a name such as
     ``validation_accuracy`` to ``final``, ``best`` and ``best_round``.
 ``code``
     SHA-256 of the code cells, and of the modules of one's own that they import.

@@ -91,7 +91,7 @@ def make_run(
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("run", "runs", "show", "logs", "stop", "download", "plot", "doctor"):
+    for command in ("run", "rerun", "runs", "show", "logs", "stop", "download", "plot", "doctor"):
         assert f"\n  {command} " in result.stdout
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_command_gets_a_suggestion() -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: no command named 'rnus'; did you mean 'runs'? choose one of: "
-        "doctor, download, logs, plot, run, runs, scale, show, stop"
+        "doctor, download, logs, plot, rerun, run, runs, scale, show, stop"
     )
 
 
