@@ -6,7 +6,7 @@
       points/*.ipynb   each executed notebook, whole, with its stamp; its name says its parameters
       running/         what is being executed now; nothing of a batch that was cut off is kept
       summary.csv      a row a point
-      summary.ipynb    tables and curves
+      summary.ipynb    tables and curves, where something was measured
       lock             held by the batch that works here
 """
 

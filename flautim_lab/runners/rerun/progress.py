@@ -12,7 +12,7 @@ from flautim_lab.names import duration
 from flautim_lab.runners.rerun.batch import Entry
 from flautim_lab.runners.rerun.schedule import Going
 
-POINTS = "{desc} |{bar:24}| {postfix[0]} of {total:.0f} points, {elapsed}, {postfix[1]} left"
+POINTS = "|{bar:24}| {postfix[0]} of {total:.0f} points, {elapsed}, {postfix[1]} left"
 ROUNDS = "  {desc} |{bar:16}| {postfix[0]}"
 NAME_WIDTH = 34
 
@@ -39,8 +39,7 @@ class Progress:
         self._points: Any = None
         self._rounds: list[Any] = []
         if self._bars:
-            self._points = _bar(total, 0, POINTS, [str(done), "?"])
-            self._points.initial = self._points.n = done
+            self._points = _bar(total, 0, POINTS, [str(done), "?"], done)
             self._rounds = [_bar(1, 1 + i, ROUNDS, [""]) for i in range(min(jobs, total - done))]
 
     def watch(self, going: Sequence[Going]) -> None:
@@ -85,13 +84,11 @@ class Progress:
             self._points.close()
 
 
-def _bar(total: float, place: int, form: str, postfix: list[str]) -> Any:
-    bar = tqdm(
-        total=total, position=place, leave=place == 0, bar_format=form, file=sys.stderr,
-        mininterval=0, dynamic_ncols=True,
+def _bar(total: float, place: int, form: str, postfix: list[str], initial: float = 0) -> Any:
+    return tqdm(
+        total=total, initial=initial, position=place, leave=place == 0, bar_format=form,
+        postfix=postfix, file=sys.stderr, mininterval=0, dynamic_ncols=True,
     )  # fmt: skip
-    bar.postfix = postfix
-    return bar
 
 
 def _short(text: str) -> str:

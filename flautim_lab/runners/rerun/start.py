@@ -148,7 +148,9 @@ class _Work:
                 schedule.run(waiting)
             finally:
                 self._progress.close()
-            if waiting or not self._folder.summary_notebook.exists():
+            if not self._batch.metrics:  # there is nothing to draw
+                self._folder.summary_notebook.unlink(missing_ok=True)
+            elif waiting or not self._folder.summary_notebook.exists():
                 self._sum_up(schedule)
         return self._batch
 
