@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _cells(batch: Batch) -> list[Any]:
     markdown: Any = nbformat.v4.new_markdown_cell
     code: Any = nbformat.v4.new_code_cell
     cells = [
-        markdown(f"# {batch.notebook}, {len(batch.entries)} points"),
+        markdown(f"# {escape(batch.notebook)}, {len(batch.entries)} points"),
         code('import flautim_lab as lab\n\nbatch = lab.Batch.read(".")\nbatch'),
     ]
     metrics, names = batch.metrics, [column(name) for name in batch.names]
@@ -61,8 +62,8 @@ def _cells(batch: Batch) -> list[Any]:
         first = "lowest" if lower_is_better(name) else "highest"
         cells.append(
             markdown(
-                f"## {metric}, {split}\n\nA line is the mean over the seeds, its band goes from "
-                f"the lowest to the highest. Below, the {first} at the end first."
+                f"## {escape(metric)}, {split}\n\nA line is the mean over the seeds, its band goes "
+                f"from the lowest to the highest. Below, the {first} at the end first."
             )
         )
         cells.append(code(f"batch.plot({metric!r}, split={split!r})"))
