@@ -1,10 +1,9 @@
 """A grid over the first notebook: ``flautim-lab rerun`` beside one ``papermill`` after another.
 
 ``python tests/benchmarks/rerun.py [--rounds N] [--repeats N]``: 12 points (2 strategies, 3 rates,
-2 seeds) with ``papermill`` (called for each, and in a loop of one process),
-with ``--jobs 1`` and with ``--jobs 2``, in turn; then a batch that is
-killed (``kill -9``) in the middle and begun again. It prints the figures, and writes them to
-``build/bench/rerun.json``.
+2 seeds) with ``papermill`` (called for each, and in a loop of one process), with ``--jobs 1`` and
+with ``--jobs 2``, in turn; then a batch that is killed (``kill -9``) in the middle and begun again.
+It prints the figures, and writes them to ``build/bench/rerun.json``.
 """
 
 from __future__ import annotations
@@ -70,7 +69,8 @@ class Sides:
             "points, source, folder, rounds = json.loads(sys.argv[1])\n"
             "began = time.perf_counter()\n"
             "for number, point in enumerate(points):\n"
-            "    point |= {'lr': float(point['lr']), 'seed': int(point['seed']), 'rounds': rounds}\n"
+            "    point |= {'lr': float(point['lr']), 'seed': int(point['seed'])}\n"
+            "    point |= {'rounds': rounds}\n"
             "    papermill.execute_notebook(source, f'{folder}/{number}.ipynb', point,\n"
             "                               progress_bar=False, kernel_name='python3')\n"
             "print(time.perf_counter() - began)\n"
@@ -177,18 +177,8 @@ def main() -> int:
     )
     path = ROOT / "build" / "bench" / "rerun.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(
-            {
-                "rounds": options.rounds,
-                "median": median,
-                "overhead": overhead,
-                "points alone": strict,
-                **results,
-            },
-            indent=1,
-        )
-    )
+    told = {"rounds": options.rounds, "median": median, "overhead": overhead}
+    path.write_text(json.dumps({**told, "points alone": strict, **results}, indent=1))
     return 0 if whole and overhead < MOST_OVERHEAD else 1
 
 
