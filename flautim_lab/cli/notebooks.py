@@ -41,12 +41,12 @@ def run_notebook(
     The notebook itself is not changed. It runs in its own folder.
     """
     values = _once(parameters)
-    from flautim_lab.runners.notebook import execute_notebook
+    from flautim_lab.runners.stamped import execute_stamped
 
     target = output or Path(f"{notebook.stem}-executed.ipynb")
     shown = sys.stderr.isatty()
     try:
-        done = execute_notebook(notebook, target, values, progress=_show_cell if shown else None)
+        done = execute_stamped(notebook, target, values, progress=_show_cell if shown else None)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; the outputs up to here are in {target}", err=True)
         sys.exit(INTERRUPTED_BY_USER)

@@ -115,7 +115,7 @@ def execute_notebook(
     source = find_notebook(path)
     notebook = read_notebook(source)
     values = check_parameters(notebook, parameters or {}, source.name)
-    target = _output_path(source, output)
+    target = output_path(source, output)
     place = 0
 
     class Kernel(_ThisPython):
@@ -311,7 +311,8 @@ class _ThisPython(AsyncKernelManager):
         process.wait()
 
 
-def _output_path(source: Path, output: str | os.PathLike[str]) -> Path:
+def output_path(source: Path, output: str | os.PathLike[str]) -> Path:
+    """Return where an executed notebook goes, in a folder that is there."""
     target = Path(output).expanduser().resolve()
     if target.is_dir() or target.suffix != ".ipynb":
         target = target / source.name

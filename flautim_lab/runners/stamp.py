@@ -23,7 +23,7 @@ tell whether it must be executed again, and to execute it again. Its entries:
 ``run``
     The one of them that counts; empty without one.
 ``metrics``
-    Of that run (:mod:`flautim_lab.runners.rerun.measures`): a name such as
+    Of that run (:mod:`flautim_lab.runners.measures`): a name such as
     ``validation_accuracy`` to ``final``, ``best`` and ``best_round``.
 ``code``
     SHA-256 of the code cells, and of the modules of one's own that they import.

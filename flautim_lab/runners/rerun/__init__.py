@@ -6,5 +6,6 @@ A *point* is one execution: values for names of the cell tagged ``parameters``.
 - ``folder.py``: where they lie, which of them are done, and that only one batch works there.
 - ``schedule.py``: so many at once, with a time limit and retries; ``hand.py`` is the process that
   executes them.
-- ``measures.py``, ``batch.py``, ``summary.py``: what came of them.
+- ``batch.py``, ``summary.py``, ``curves.py``: what came of them.
+- ``start.py``: ``lab.rerun`` itself.
 """

@@ -14,9 +14,10 @@ from flautim_lab.errors import NotebookError, UsageError
 from flautim_lab.names import count, duration, unknown
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.store import Records
-from flautim_lab.runners.rerun.measures import lower_is_better, number
-from flautim_lab.runners.rerun.points import SEED, Point
+from flautim_lab.runners.measures import lower_is_better, number
+from flautim_lab.runners.rerun.points import Point
 from flautim_lab.runners.stamp import read_stamp
+from flautim_lab.runners.stamped import SEED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,8 +27,8 @@ from flautim_lab.errors import NotebookError
 from flautim_lab.runners.content import Content, differences
 from flautim_lab.runners.rerun.points import Point
 from flautim_lab.runners.stamp import read_stamp, stamp
+from flautim_lab.runners.stamped import FINISHED
 
-FINISHED = "finished"
 LONGEST_NAME = 90
 
 

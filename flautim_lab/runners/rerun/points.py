@@ -15,8 +15,8 @@ from typing import Any
 from flautim_lab.errors import NotebookError
 from flautim_lab.names import choose, unknown
 from flautim_lab.runners.parameters import check_parameters, read_parameters
+from flautim_lab.runners.stamped import SEED
 
-SEED = "seed"
 FILES = (".csv", ".yaml", ".yml", ".json")
 MOST_POINTS = 100_000
 

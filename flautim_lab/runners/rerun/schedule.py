@@ -18,25 +18,13 @@ from typing import Any
 
 from flautim_lab.home import home
 from flautim_lab.runners.rerun.folder import BatchFolder, Task
+from flautim_lab.runners.stamped import DIED, FINISHED, INTERRUPTED, TIMEOUT, Outcome
 from flautim_lab.training.cores import CORES_VARIABLE, usable_cores
 
 LOOK_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 """How long a point that is asked to end may take, to keep its outputs and end its kernel."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-INTERRUPTED, TIMEOUT, DIED = "interrupted", "timeout", "died"
-
-
-@dataclass
-class Outcome:
-    """What came of one execution; see :mod:`flautim_lab.runners.stamp` for the words."""
-
-    status: str
-    error: str = ""
-    runs: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    started: float = 0.0
-    attempts: int = 1
 
 
 @dataclass
@@ -81,9 +69,9 @@ class Going:
         found = self.result or Outcome(
             DIED, "its process was killed", seconds=seconds, attempts=self.attempt
         )
-        if self.why == TIMEOUT and found.status != "finished":
+        if self.why == TIMEOUT and found.status != FINISHED:
             found.status, found.error = TIMEOUT, f"it took longer than {timeout:g} seconds"
-        elif self.why == INTERRUPTED and found.status != "finished":
+        elif self.why == INTERRUPTED and found.status != FINISHED:
             found.status, found.error = INTERRUPTED, "it was interrupted"
         found.started = found.started or self.since
         found.seconds = found.seconds or seconds
@@ -186,7 +174,7 @@ class Schedule:
     jobs : int
         How many at once.
     timeout : float or None
-        Seconds that a point may take.
+        Seconds that a point may take; the summary may take any.
     retries : int
         How often one that did not finish is tried again.
     settle : callable
@@ -267,7 +255,9 @@ class Schedule:
         self._watch([hand.going for hand in self._hands if hand.going])
 
     def _is_late(self, going: Going) -> bool:
-        return self._timeout is not None and time.time() - going.since > self._timeout
+        if self._timeout is None or not going.task.number:
+            return False
+        return time.time() - going.since > self._timeout
 
     def _ended(self, hand: Hand) -> None:
         going, hand.going = hand.going, None
@@ -281,7 +271,7 @@ class Schedule:
         outcome = going.outcome(self._timeout)
         if words and outcome.status == DIED:
             outcome.error = f"its process ended: {words}"
-        if outcome.status not in ("finished", INTERRUPTED) and going.attempt <= self._retries:
+        if outcome.status not in (FINISHED, INTERRUPTED) and going.attempt <= self._retries:
             self._waiting.appendleft((going.task, going.attempt + 1))
             return
         self._settle(going.task, outcome)

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-import socket
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flautim_lab.errors import NotebookError, RecordsError
-from flautim_lab.home import home
+from flautim_lab.errors import NotebookError
 from flautim_lab.names import choose, count
-from flautim_lab.records.store import Records
 from flautim_lab.runners.content import content_of
 from flautim_lab.runners.parameters import find_notebook, read_notebook, read_parameters
 from flautim_lab.runners.rerun.batch import Batch, Entry, label
 from flautim_lab.runners.rerun.folder import BatchFolder, Task, file_name
-from flautim_lab.runners.rerun.measures import bundle_of, end_detached, measure, run_that_counts
-from flautim_lab.runners.rerun.points import SEED, Points, make_points, read_points
+from flautim_lab.runners.rerun.points import Points, make_points, read_points
 from flautim_lab.runners.rerun.progress import Progress
-from flautim_lab.runners.rerun.schedule import Outcome, Schedule
+from flautim_lab.runners.rerun.schedule import Schedule
 from flautim_lab.runners.rerun.summary import write_notebook, write_table
-from flautim_lab.training.cores import usable_cores
+from flautim_lab.runners.stamped import Outcome, facts_of
 
 WHERE = ("local", "cluster")
 
@@ -194,51 +189,11 @@ class _Work:
                 (self._folder.running / task.name).replace(self._folder.summary_notebook)
             return
         entry = self._batch.entries[task.number - 1]
-        entry.stamp = self._facts(task, outcome)
+        content = self._contents[task.number - 1]
+        entry.stamp = facts_of(self._source, self._defaults, task.point, content, outcome)
         self._folder.keep(task, entry.stamp)
         write_table(self._folder, self._batch)
         self._progress.ended(entry)
-
-    def _facts(self, task: Task, outcome: Outcome) -> dict[str, Any]:
-        records, content = Records.default(), self._contents[task.number - 1]
-        run = None
-        metrics: dict[str, dict[str, float]] = {}
-        try:
-            if outcome.status != "finished":
-                end_detached(records, outcome.runs)
-            run = run_that_counts(records, outcome.runs)
-            metrics = measure(records, run.id) if run is not None else {}
-        except RecordsError as error:
-            outcome.error = outcome.error or f"its numbers cannot be read: {error}"
-        return {
-            "notebook": self._source.name,
-            "parameters": task.point,
-            "seed": task.point.get(SEED, self._defaults.get(SEED)),
-            "status": outcome.status,
-            "error": outcome.error,
-            "seconds": outcome.seconds,
-            "started": outcome.started,
-            "attempts": outcome.attempts,
-            "runs": outcome.runs,
-            "run": run.id if run is not None else "",
-            "metrics": {name: _as_json(values) for name, values in metrics.items()},
-            "code": content.code,
-            "files": dict(content.files),
-            "data": content.data,
-            "bundle": bundle_of(records, run.id) if run is not None else "",
-            "versions": dict(content.versions),
-            "environment": {
-                "system": platform.platform(),
-                "machine": platform.machine(),
-                "host": socket.gethostname(),
-                "cores": usable_cores(),
-                "home": str(home()),
-            },
-        }
-
-
-def _as_json(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

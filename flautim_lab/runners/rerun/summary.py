@@ -12,9 +12,9 @@ from typing import Any
 import nbformat
 
 from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.runners.measures import lower_is_better
 from flautim_lab.runners.rerun.batch import USUAL, Batch, column
 from flautim_lab.runners.rerun.folder import BatchFolder
-from flautim_lab.runners.rerun.measures import lower_is_better
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

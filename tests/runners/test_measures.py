@@ -9,7 +9,7 @@ import pytest
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
-from flautim_lab.runners.rerun.measures import (
+from flautim_lab.runners.measures import (
     bundle_of,
     end_detached,
     lower_is_better,
