@@ -17,7 +17,7 @@ from flautim_lab.records.store import Records
 from flautim_lab.runners.measures import lower_is_better, number
 from flautim_lab.runners.rerun.points import Point
 from flautim_lab.runners.stamp import read_stamp
-from flautim_lab.runners.stamped import SEED
+from flautim_lab.runners.stamped import FINISHED, SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,12 +118,12 @@ class Batch:
     @property
     def failed(self) -> list[Entry]:
         """The points that did not finish, for whatever reason."""
-        return [entry for entry in self.entries if entry.status not in ("finished", WAITING)]
+        return [entry for entry in self.entries if entry.status not in (FINISHED, WAITING)]
 
     @property
     def finished(self) -> bool:
         """Whether every point has finished."""
-        return all(entry.status == "finished" for entry in self.entries)
+        return all(entry.status == FINISHED for entry in self.entries)
 
     @property
     def metrics(self) -> list[str]:
@@ -142,7 +142,14 @@ class Batch:
         rows = self.in_order()
         if (chosen := self.sorted_by(metric)) is not None:
             sign = 1 if lower_is_better(chosen) else -1
-            rows.sort(key=lambda row: (math.isnan(row[chosen]), sign * row[chosen]))
+            # What did not finish comes last, however good it looked by then.
+            rows.sort(
+                key=lambda row: (
+                    row["status"] != FINISHED,
+                    math.isnan(row[chosen]),
+                    sign * row[chosen],
+                )
+            )
         return rows
 
     def in_order(self) -> list[dict[str, Any]]:
@@ -222,7 +229,7 @@ class Batch:
         found: dict[str, list[str]] = {}
         varied = _varied([entry.point for entry in self.entries])
         for entry in self.entries:
-            if entry.stamp.get("run") and entry.status == "finished":
+            if entry.stamp.get("run") and entry.status == FINISHED:
                 words = label({k: v for k, v in entry.point.items() if k != SEED}, varied)
                 found.setdefault(words or self.notebook, []).append(entry.stamp["run"])
         return found

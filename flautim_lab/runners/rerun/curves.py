@@ -43,9 +43,10 @@ def draw(groups: Mapping[str, Sequence[str]], records: Records, metric: str, spl
             rounds, by_round["mean"], color=color, linestyle=style, linewidth=WIDTHS["validation"]
         )
         if len(groups[label]) > 1:
-            panel.fill_between(
-                rounds, by_round["min"], by_round["max"], color=color, alpha=0.15, linewidth=0
-            )
+            low, high = by_round["min"], by_round["max"]
+            panel.fill_between(rounds, low, high, color=color, alpha=0.15, linewidth=0)
+            for edge in (low, high):  # lines, to which the value axis is fitted
+                panel.plot(rounds, edge, color=color, linewidth=0.6, alpha=0.4)
             label = f"{label} ({len(groups[label])} seeds)"
         legend[label] = line
     limit_values(panel)

@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 
+from flautim_lab.names import count
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.runners.measures import lower_is_better
 from flautim_lab.runners.rerun.batch import USUAL, Batch, column
@@ -50,7 +51,7 @@ def _cells(batch: Batch) -> list[Any]:
     markdown: Any = nbformat.v4.new_markdown_cell
     code: Any = nbformat.v4.new_code_cell
     cells = [
-        markdown(f"# {escape(batch.notebook)}, {len(batch.entries)} points"),
+        markdown(f"# {escape(batch.notebook)}, {count(len(batch.entries), 'point')}"),
         code('import flautim_lab as lab\n\nbatch = lab.Batch.read(".")\nbatch'),
     ]
     metrics, names = batch.metrics, [column(name) for name in batch.names]

@@ -135,7 +135,11 @@ def test_a_grid_over_seeds(tmp_path: Path) -> None:
     assert "2 points of a.ipynb: 2 finished" in repr(batch)
     assert "<table" in batch._repr_html_()
     assert list(batch.groups().values()) == [batch.runs]
-    assert len(batch.plot("accuracy").axes[0].lines) == 1
+    (panel,) = batch.plot("loss").axes
+    mean, low, high = (line.get_ydata()[-1] for line in panel.lines)
+    losses = frame["validation_loss"]
+    assert (low, mean, high) == pytest.approx((losses.min(), losses.mean(), losses.max()))
+    assert panel.get_ylim()[0] < low < high < panel.get_ylim()[1]
     assert list(batch.table("loss")["validation_loss"]) == sorted(frame["validation_loss"])
     for wrong in (lambda: batch.plot("los"), lambda: batch.table("validation_los")):
         with pytest.raises(UsageError, match=r"did you mean 'validation_loss'"):
