@@ -31,11 +31,13 @@ _HOMES = {
     "by_label": "experiment.partition",
     "by_size": "experiment.partition",
     "by_column": "experiment.partition",
+    "Batch": "runners.rerun.batch",
     "Run": "runners.run",
     "run": "runners.launch",
     "runs": "runners.launch",
     "attach": "runners.launch",
     "compare": "runners.launch",
+    "rerun": "runners.rerun.start",
     "resume": "runners.launch",
     "RunStatus": "records.event",
     "FlautimError": "errors",
@@ -57,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Batch",
     "BundleError",
     "CSVDataset",
     "CatalogError",
@@ -87,6 +90,7 @@ __all__ = [
     "compare",
     "evenly",
     "load_ipython_extension",
+    "rerun",
     "resume",
     "run",
     "runs",
@@ -118,6 +122,8 @@ if TYPE_CHECKING:
     from flautim_lab.records.event import RunStatus
     from flautim_lab.runners.cluster import Cluster
     from flautim_lab.runners.launch import attach, compare, resume, run, runs
+    from flautim_lab.runners.rerun.batch import Batch
+    from flautim_lab.runners.rerun.start import rerun
     from flautim_lab.runners.run import Run
 
 

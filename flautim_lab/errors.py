@@ -17,6 +17,7 @@
     │   ├── InUseError         a run used it; archiving is offered
     │   └── ConflictError      the key is taken already
     ├── NotebookError          a notebook cannot be executed as asked
+    │   └── ExecutionError     it was executed, and failed (has the reason, and the runs it made)
     └── UsageError             a magic or a command was called with words it does not know
 """
 
@@ -85,6 +86,28 @@ class ConflictError(CatalogError):
 
 class NotebookError(FlautimError):
     """A notebook cannot be executed as asked, or failed."""
+
+
+class ExecutionError(NotebookError):
+    """A notebook was executed, and failed.
+
+    Attributes
+    ----------
+    reason : str
+        Why, without where its outputs are.
+    died : bool
+        Whether the kernel died, rather than a cell failed.
+    runs : tuple of str
+        Ids of the runs that it had made by then, oldest first.
+    """
+
+    def __init__(
+        self, message: str, reason: str, *, died: bool = False, runs: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.died = died
+        self.runs = runs
 
 
 class UsageError(FlautimError):

@@ -11,6 +11,7 @@ import flautim_lab as lab
 
 def test_the_public_names():
     assert sorted(lab.__all__) == [
+        "Batch",
         "BundleError",
         "CSVDataset",
         "CatalogError",
@@ -41,6 +42,7 @@ def test_the_public_names():
         "compare",
         "evenly",
         "load_ipython_extension",
+        "rerun",
         "resume",
         "run",
         "runs",

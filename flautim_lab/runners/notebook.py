@@ -9,13 +9,13 @@ that :func:`flautim_lab.run` waits by itself: a kernel's threads end with its no
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
-import difflib
 import logging
 import os
+import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nbformat
 import papermill
 import psutil
 import zmq
@@ -33,11 +32,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError
 
-from flautim_lab.errors import NotebookError, RecordsError
+from flautim_lab.errors import ExecutionError, NotebookError, RecordsError
 from flautim_lab.home import home
-from flautim_lab.names import unknown
 from flautim_lab.records.event import RunRecord, RunStatus
 from flautim_lab.records.store import Records
+from flautim_lab.runners.orphans import die_with_parent
+from flautim_lab.runners.parameters import check_parameters, find_notebook, read_notebook
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
 LOOK_SECONDS = 0.5
@@ -79,6 +79,7 @@ def execute_notebook(
     parameters: Mapping[str, object] | None = None,
     *,
     timeout_seconds: float | None = None,
+    tied: bool = False,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> ExecutedNotebook:
     """Execute a notebook from top to bottom and write it, with its outputs, to ``output``.
@@ -97,6 +98,9 @@ def execute_notebook(
         type of the default: ``"10"`` for a default of ``20`` becomes ``10``.
     timeout_seconds : float, optional
         The longest that one cell may take.
+    tied : bool
+        Let the system kill the kernel when this process, or the thread that calls this, ends in
+        whatever way (Linux). A kernel notices it by itself otherwise, unless it is too busy.
     progress : callable, optional
         Called with a :class:`CellProgress` before each cell and, from another thread, twice a
         second while one runs.
@@ -104,18 +108,27 @@ def execute_notebook(
     Raises
     ------
     NotebookError
-        If the notebook cannot be read, has no such parameter, or one of its cells fails. The
-        message says where the outputs up to then are.
+        If the notebook cannot be read or has no such parameter.
+    ExecutionError
+        If one of its cells fails. The message says where the outputs up to then are.
     """
     source = find_notebook(path)
-    notebook = _read(source)
+    notebook = read_notebook(source)
     values = check_parameters(notebook, parameters or {}, source.name)
-    target = _output_path(source, output)
+    target = output_path(source, output)
     place = 0
 
     class Kernel(_ThisPython):
         folder = source.parent
+        preexec = die_with_parent if tied else None
         started: ClassVar[list[_ThisPython]] = []
+
+    def failed(reason: str, left: str = "the cells before it are", **how: Any) -> ExecutionError:
+        runs: list[RunRecord] = []
+        with contextlib.suppress(RecordsError):
+            runs = _made_by(Kernel.started, started)
+        ids = tuple(run.id for run in reversed(runs))
+        return ExecutionError(f"{reason}; {left} in {target}", reason, runs=ids, **how)
 
     def cell_starts(cell: Any, cell_index: int) -> None:
         nonlocal place
@@ -144,23 +157,22 @@ def execute_notebook(
         said = f"{error.ename}: {_one_line(error.evalue)}"
         if not error.evalue.strip():  # IPython's own complaints, of a magic that there is not
             said = _last_complaint(target) or error.ename
-        raise NotebookError(
-            f"cell {number} of {source.name} failed: {said}; "
-            f"its traceback and the cells before it are in {target}"
+        raise failed(
+            f"cell {number} of {source.name} failed: {said}",
+            "its traceback and the cells before it are",
         ) from error
     except CellTimeoutError as error:
-        raise NotebookError(
-            f"cell {place} of {source.name} took longer than {timeout_seconds:g} seconds; "
-            f"the cells before it are in {target}"
+        raise failed(
+            f"cell {place} of {source.name} took longer than {timeout_seconds:g} seconds"
         ) from error
     except RuntimeError as error:  # nbclient's word for a kernel that died or never answered
-        last_words = Kernel.started[0].last_words() if Kernel.started else ""
+        how = Kernel.started[0].how_it_died() if Kernel.started else ""
         if not place:
-            reason = last_words or _one_line(str(error))
+            reason = how or _one_line(str(error))
             raise NotebookError(f"no kernel could be started: {reason}") from error
-        raise NotebookError(
-            f"the kernel died in cell {place} of {source.name} "
-            f"({last_words or 'is the memory enough?'}); the cells before it are in {target}"
+        raise failed(
+            f"the kernel died in cell {place} of {source.name} ({how or 'is the memory enough?'})",
+            died=True,
         ) from error
     except OSError as error:
         raise NotebookError(f"{target} cannot be written: {error.strerror}") from error
@@ -229,84 +241,14 @@ def _started_by(run: RunRecord) -> tuple[str, int]:
     return host, pid
 
 
-def find_notebook(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a notebook that exists, or raise with the close names."""
-    source = Path(path).expanduser()
-    if source.is_dir():
-        inside = sorted(file.name for file in source.glob("*.ipynb"))
-        hint = f"choose one of its notebooks: {', '.join(inside)}" if inside else "it holds none"
-        raise NotebookError(f"{str(source)!r} is a folder, not a notebook; {hint}")
-    if not source.exists():
-        folder = source.parent
-        near = sorted(file.name for file in folder.glob("*.ipynb")) if folder.is_dir() else []
-        close = difflib.get_close_matches(source.name, near, n=1, cutoff=0.5)
-        hint = f"; did you mean {str(folder / close[0])!r}?" if close else ""
-        if not close and near:
-            hint = f"; the notebooks in {str(folder)!r} are: {', '.join(near)}"
-        raise NotebookError(f"there is no notebook {str(source)!r}{hint}")
-    return source.resolve()
-
-
-def read_parameters(notebook: Any, name: str) -> dict[str, object]:
-    """Return the parameters of a notebook and their defaults, from its cell tagged ``parameters``.
-
-    ``seed, rounds = 7, 2`` gives both names; papermill's own reading of that cell sees neither. A
-    default that is not a plain value (a call, another variable) is given as None.
-
-    Raises
-    ------
-    NotebookError
-        If that cell is not valid Python.
-    """
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if not cells:
-        return {}
-    lines = cells[0].source.splitlines()
-    code = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
-    try:
-        tree = ast.parse(code)
-    except SyntaxError as error:
-        raise NotebookError(
-            f"the cell tagged 'parameters' of {name} is not valid Python: "
-            f"{error.msg} in line {error.lineno}"
-        ) from error
-    found: dict[str, object] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                found.update(_assigned(target, statement.value))
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            found.update(_assigned(statement.target, statement.value))
-    return found
-
-
-def check_parameters(
-    notebook: Any, parameters: Mapping[str, object], name: str
-) -> dict[str, object]:
-    """Return ``parameters`` with the types of the notebook's defaults, or raise for a wrong one."""
-    if not parameters:
-        return {}
-    defaults = read_parameters(notebook, name)
-    if not defaults:
-        raise NotebookError(
-            f"{name} has no parameters, so {next(iter(parameters))!r} cannot be set; put one "
-            "assignment per line in a cell and tag that cell 'parameters'"
-        )
-    for parameter in parameters:
-        if parameter not in defaults:
-            raise NotebookError(f"in {name}: {unknown(parameter, defaults, 'parameter')}")
-    return {
-        parameter: _typed(parameter, value, defaults[parameter])
-        for parameter, value in parameters.items()
-    }
-
-
 class _ThisPython(AsyncKernelManager):
     """A kernel of the Python that runs now, in batch, that ends when it is told to."""
 
     folder: ClassVar[Path]
+    preexec: ClassVar[Callable[[], None] | None]
     started: ClassVar[list[_ThisPython]]
     process_id: int = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -328,10 +270,26 @@ class _ThisPython(AsyncKernelManager):
         options["env"] = {**os.environ, **options.get("env", {}), **batch}
         options["cwd"] = str(self.folder)
         options["stderr"] = self._errors
+        if type(self).preexec is not None:
+            options["preexec_fn"] = type(self).preexec
         await super().start_kernel(**options)
+        self._process = getattr(self.provisioner, "process", None)
         self.process_id = getattr(self.provisioner, "pid", None) or 0
 
-    def last_words(self) -> str:
+    def how_it_died(self) -> str:
+        """Return which signal killed the kernel, or its last words, or nothing."""
+        status = self._process.poll() if self._process is not None else None
+        if status == -signal.SIGKILL:
+            return (
+                "it was killed by signal 9, as the system does when memory runs out; "
+                "let it use less memory, or run fewer jobs at once"
+            )
+        said = self._last_words()
+        if status is not None and status < 0 and not said:
+            return f"killed by signal {-status}, {signal.strsignal(-status)}"
+        return said
+
+    def _last_words(self) -> str:
         """Return the last line that the kernel's process wrote to its error stream, if any."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -353,24 +311,8 @@ class _ThisPython(AsyncKernelManager):
         process.wait()
 
 
-def _read(source: Path) -> Any:
-    wrong = f"{str(source)!r} cannot be read as a notebook"
-    try:
-        notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise NotebookError(f"{wrong}: {error.strerror}") from error
-    except Exception as error:  # nbformat trips over other JSON in many ways
-        raise NotebookError(f"{wrong}: it does not hold the JSON of one") from error
-    if not isinstance(notebook.get("cells"), list):
-        raise NotebookError(f"{wrong}: it does not hold the JSON of one")
-    kernel = notebook.metadata.get("kernelspec", {})
-    language = notebook.metadata.get("language_info", {}).get("name") or kernel.get("language")
-    if language not in (None, "python"):
-        raise NotebookError(f"{source.name} is written in {language}; only Python notebooks run")
-    return notebook
-
-
-def _output_path(source: Path, output: str | os.PathLike[str]) -> Path:
+def output_path(source: Path, output: str | os.PathLike[str]) -> Path:
+    """Return where an executed notebook goes, in a folder that is there."""
     target = Path(output).expanduser().resolve()
     if target.is_dir() or target.suffix != ".ipynb":
         target = target / source.name
@@ -387,55 +329,6 @@ def _output_path(source: Path, output: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _assigned(target: ast.expr, value: ast.expr) -> dict[str, object]:
-    """Return the names that one assignment binds, with their values where they are plain."""
-    if isinstance(target, ast.Name):
-        try:
-            return {target.id: ast.literal_eval(value)}
-        except ValueError:
-            return {target.id: None}
-    if isinstance(target, ast.Tuple | ast.List):
-        found: dict[str, object] = {}
-        values = value.elts if isinstance(value, ast.Tuple | ast.List) else []
-        for index, part in enumerate(target.elts):
-            same = len(values) == len(target.elts)
-            found.update(_assigned(part, values[index] if same else ast.Name("unknown")))
-        return found
-    return {}
-
-
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-
-
-def _typed(parameter: str, value: object, default: object) -> object:
-    """Return ``value`` in the type of ``default``; a default of None accepts anything."""
-    kind = type(default)
-    typed = value
-    if isinstance(value, str) and kind is not str:
-        typed = _from_text(value, kind)
-    if kind is float and type(typed) is int:
-        typed = float(typed)
-    if default is None or type(typed) is kind:
-        return typed
-    wanted = _KINDS.get(kind, f"a {kind.__name__}")
-    raise NotebookError(
-        f"the parameter {parameter!r} is {wanted} in the notebook (default {default!r}), "
-        f"and {value!r} is not"
-    )
-
-
-def _from_text(text: str, kind: type) -> object:
-    """Return ``text`` read as ``kind``, or ``text`` itself where it cannot be read so."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.strip().lower(), text)
-    try:
-        if kind in (int, float):
-            return kind(text)
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def _no_braces(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
@@ -449,7 +342,7 @@ def _last_complaint(path: Path) -> str:
     """Return the last line that an executed notebook wrote to its standard error."""
     told = [
         output.text
-        for cell in _read(path).cells
+        for cell in read_notebook(path).cells
         for output in cell.get("outputs", [])
         if output.output_type == "stream" and output.name == "stderr"
     ]

@@ -19,6 +19,7 @@ from flautim_lab.names import choose
 from flautim_lab.records.store import Records
 from flautim_lab.runners.leftovers import reap_leftovers
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
+from flautim_lab.training.cores import usable_cores
 from flautim_lab.training.keys import make_server_files
 
 HOSTS = ("localhost", "127.0.0.1")  # loopback only
@@ -49,8 +50,7 @@ def check(experiment: Experiment) -> None:
 
 def worker_count(experiment: Experiment, workers: int | str) -> int:
     """Return how many workers a run gets: one per core, and no more than clients."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = min(cores or 1, MOST_WORKERS) if workers == "auto" else int(workers)
+    wanted = min(usable_cores(), MOST_WORKERS) if workers == "auto" else int(workers)
     return max(1, min(wanted, len(experiment.splits)))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import queue
 import threading
 import time
@@ -28,6 +27,7 @@ from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.client_grid import ClientGrid, Waiting
+from flautim_lab.training.cores import usable_cores
 
 # Several threads are kept when a round with them takes less than this share of one without:
 # below it, Python's interpreter lock eats what the second core gives.
@@ -154,8 +154,7 @@ class LocalGrid(ClientGrid):
         self._deadline = deadline
         self._enough = enough
         self._log = log
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        limit = (cores or 1) if workers == "auto" else int(workers)
+        limit = usable_cores() if workers == "auto" else int(workers)
         self.workers = max(1, min(limit, clients))
         # Rounds of training until it is known whether threads pay: one to warm up, one to
         # measure with threads, one without. None: there is nothing to try.

@@ -16,7 +16,8 @@ import pytest
 from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
-from flautim_lab.runners.notebook import execute_notebook, read_parameters
+from flautim_lab.runners.notebook import execute_notebook
+from flautim_lab.runners.parameters import read_parameters
 from tests.federations import same
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -122,8 +123,20 @@ def on_the_cluster(outcome: Outcome, runner: str = "processes") -> None:
     assert faults.recovery_seconds.notna().all()
 
 
+def batch(outcome: Outcome) -> None:
+    text = outcome.text()
+    assert "6 points in " in text
+    assert "the same runs: True" in text
+    assert len(outcome.runs) == 6
+    assert {run.settings["seed"] for run in outcome.runs} == {7, 8, 9}
+    assert min(outcome.validation(run.id, "accuracy").iloc[-1] for run in outcome.runs) > 0.5
+
+
 #: What is set where there is nothing else to run on; tests/cluster runs it on pods.
-PARAMETERS = {"08_on_the_cluster": {"runner": "processes"}}
+PARAMETERS = {
+    "08_on_the_cluster": {"runner": "processes"},
+    "09_batch": {"output": "{scratch}/batch"},
+}
 LEARNED: dict[str, Callable[[Outcome], None]] = {
     "01_first_experiment": first_experiment,
     "02_uneven_clients": uneven_clients,
@@ -132,6 +145,7 @@ LEARNED: dict[str, Callable[[Outcome], None]] = {
     "05_connected_vehicles": connected_vehicles,
     "06_survives_anything": survives_anything,
     "08_on_the_cluster": on_the_cluster,
+    "09_batch": batch,
 }
 
 
@@ -143,11 +157,13 @@ def test_there_are_notebooks_and_each_has_something_to_learn() -> None:
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_notebook_runs_and_learns(path: Path, tmp_path: Path) -> None:
-    set_here = PARAMETERS.get(path.stem, {})
+    asked = PARAMETERS.get(path.stem, {})
+    set_here = {name: value.format(scratch=tmp_path) for name, value in asked.items()}
     done = execute_notebook(path, tmp_path / path.name, set_here, timeout_seconds=300)
     outcome = Outcome(done.path)
     assert [output for output in outcome.outputs() if output.output_type == "error"] == []
-    assert [run.id for run in outcome.runs] == list(done.runs)
+    # A batch makes its runs in notebooks of its own.
+    assert [run.id for run in outcome.runs] == list(done.runs) or path.stem == "09_batch"
     assert outcome.runs
     for run in outcome.runs:
         assert (run.status, run.round) == (RunStatus.FINISHED, run.rounds), run.message

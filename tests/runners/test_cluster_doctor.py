@@ -198,7 +198,7 @@ def test_one_that_goes_on_is_removed_when_it_is_named(cluster, lacking):
 
 def test_at_a_terminal_one_is_asked(cluster, lacking, monkeypatch):
     make(server=[FAILED])
-    monkeypatch.setattr("flautim_lab.cli._is_terminal", lambda: True)
+    monkeypatch.setattr("flautim_lab.cli.doctor._is_terminal", lambda: True)
     result = doctor(input="n\n")
     assert "Remove what 1 run left? [y/N]: n" in result.stdout
     assert there() == [ID]

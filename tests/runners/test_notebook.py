@@ -17,13 +17,8 @@ import psutil
 import pytest
 
 from flautim_lab.errors import NotebookError
-from flautim_lab.runners.notebook import (
-    CellProgress,
-    check_parameters,
-    execute_notebook,
-    find_notebook,
-    read_parameters,
-)
+from flautim_lab.runners.notebook import CellProgress, execute_notebook
+from flautim_lab.runners.parameters import check_parameters, find_notebook, read_parameters
 from tests.federations import hear_interrupts
 
 PARAMETERS = """\

@@ -16,11 +16,13 @@ import nbformat
 import pytest
 from click.testing import CliRunner, Result
 
-from flautim_lab.cli import DOWNLOADS, main
+from flautim_lab.cli import main
+from flautim_lab.cli.after import DOWNLOADS
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
 from flautim_lab.runners.run import DOWNLOADS as DOWNLOADS_OF_RUN
+from flautim_lab.runners.stamp import read_stamp
 from tests.federations import hear_interrupts
 
 EXPERIMENT = """\
@@ -90,7 +92,7 @@ def make_run(
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("run", "runs", "show", "logs", "stop", "download", "plot", "doctor"):
+    for command in ("run", "rerun", "runs", "show", "logs", "stop", "download", "plot", "doctor"):
         assert f"\n  {command} " in result.stdout
 
 
@@ -116,7 +118,7 @@ def test_a_wrong_command_gets_a_suggestion() -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: no command named 'rnus'; did you mean 'runs'? choose one of: "
-        "doctor, download, logs, plot, run, runs, scale, show, stop"
+        "doctor, download, logs, plot, rerun, run, runs, scale, show, stop"
     )
 
 
@@ -397,6 +399,9 @@ def test_run_shows_the_runs_that_the_notebook_made(
     )  # fmt: skip
     assert set(run["final"]["validation"]) == {"accuracy", "loss"}
     executed = nbformat.read(answer["notebook"], as_version=4)
+    stamp = read_stamp(answer["notebook"])
+    assert (stamp["status"], stamp["parameters"]) == ("finished", {"rounds": 3})
+    assert (stamp["runs"], stamp["run"]) == ([run["id"]], run["id"])
     # In batch lab.run waits by itself: nothing in the notebook does.
     assert "finished" in executed.cells[-1].outputs[-1].text
     assert json.loads(call("runs", "--json").stdout)[0]["id"] == run["id"]
@@ -439,6 +444,9 @@ def test_a_wrong_setting_in_a_cell_is_its_sentence(tmp_path: Path) -> None:
         "Error: cell [3] of a.ipynb failed: ExperimentError: rounds must be at least 1, not 0; "
         f"its traceback and the cells before it are in {out}\n"
     )
+    stamp = read_stamp(out)
+    assert (stamp["status"], stamp["runs"], stamp["parameters"]) == ("failed", [], {"rounds": 0})
+    assert stamp["error"].endswith("rounds must be at least 1, not 0")
 
 
 def test_ctrl_c_while_a_notebook_runs(tmp_path: Path) -> None:
@@ -463,6 +471,7 @@ def test_ctrl_c_while_a_notebook_runs(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert stderr == f"\nstopped; the outputs up to here are in {out}\n"
     assert "kept" in out.read_text()
+    assert read_stamp(out)["status"] == "interrupted"
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What came of a point, in numbers: the last and the best value of each metric.
+
+A notebook may make several runs. The one that counts is its last that is no centralized baseline,
+or its last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flautim_lab.errors import RecordsError
+from flautim_lab.records.event import ALL_CLIENTS, RunRecord
+from flautim_lab.records.store import Records
+
+Measures = dict[str, dict[str, float]]
+
+_LOWER = re.compile(r"loss|error|perplexity|(^|_)(mae|mse|rmse|mape|nll|brier)(_|$)")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether less of a metric is better, as its name says: loss, errors, mae, rmse.
+
+    >>> lower_is_better("validation_loss"), lower_is_better("accuracy")
+    (True, False)
+    """
+    return _LOWER.search(metric.lower()) is not None
+
+
+def run_that_counts(records: Records, run_ids: Sequence[str]) -> RunRecord | None:
+    """Return the run of a notebook by which its point is measured."""
+    found: list[RunRecord] = []
+    for run_id in run_ids:
+        with contextlib.suppress(RecordsError):
+            found.append(records.run(run_id))
+    federated = [run for run in found if not run.settings.get("centralized")]
+    counting = federated or found
+    return counting[-1] if counting else None
+
+
+def measure(records: Records, run_id: str) -> Measures:
+    """Return the metrics of a run over all clients, by a name such as ``validation_loss``.
+
+    Returns
+    -------
+    dict
+        Name to ``final``, ``best`` and ``best_round``. What is not a finite number is never best.
+    """
+    found: Measures = {}
+    for event in records.events(run_id, kinds=("metric",)):
+        if event.client != ALL_CLIENTS or event.value is None:
+            continue
+        name, value = f"{event.split}_{event.name}", event.value
+        known = found.setdefault(name, {"final": value, "best": math.nan, "best_round": 0})
+        known["final"] = value
+        better = value < known["best"] if lower_is_better(event.name) else value > known["best"]
+        if math.isfinite(value) and (better or math.isnan(known["best"])):
+            known |= {"best": value, "best_round": event.round}
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def bundle_of(records: Records, run_id: str) -> str:
+    """Return the hash of a run's bundle; empty where it has none."""
+    path = Path(records.folder(run_id)) / "experiment" / "bundle" / "bundle.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text(encoding="utf-8"))["hash"])
+    return ""
+
+
+def end_detached(records: Records, run_ids: Iterable[str]) -> None:
+    """Ask runs to stop that would go on by themselves after their notebook was given up."""
+    for run_id in run_ids:
+        with contextlib.suppress(RecordsError):
+            run = records.run(run_id)
+            if run.runner != "local" and not run.status.ended:
+                records.request_stop(run_id)
+
+
+def number(value: Any) -> float:
+    """Return what a stamp holds as a number; what JSON has no number for is NaN there."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    """Return what sorts names: validation first, and the loss before the others."""
+    return (not name.startswith("validation"), not name.endswith("_loss"), name)
