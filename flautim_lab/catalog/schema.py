@@ -120,6 +120,7 @@ datasets = sa.Table(
     _name("folded"),
     _text("description"),
     _flag("archived", False),
+    sa.Column("last", sa.Integer, nullable=False),  # the number given last, never given again
     sa.UniqueConstraint("institution_id", "key"),
 )
 

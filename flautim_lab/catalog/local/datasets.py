@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,6 +32,7 @@ from flautim_lab.names import choose
 KINDS = ("number", "integer", "boolean", "text")
 MOST_COLUMNS = 10_000
 MOST_SCHEMA_CHARACTERS = 2**22
+_HASH = re.compile(r"[0-9a-f]{64}")
 _COMPARED = ("columns", "target", "rows", "sha256", "path", "source", "class_name")
 
 
@@ -122,8 +124,8 @@ class Datasets(Base):
             "columns": _checked_columns(columns, target),
             "target": target,
             "rows": _checked_rows(rows),
-            "sha256": text(sha256, "the hash", 64),
-            "path": text(path, "the path", 4096),
+            "sha256": _checked_hash(sha256),
+            "path": _checked_path(path),
             "source": text(source, "the source", MOST_SOURCE_CHARACTERS),
             "class_name": text(class_name, "the class's name", 200),
         }
@@ -149,6 +151,7 @@ class Datasets(Base):
                         folded=fold(name),
                         description=text(description or "", "the description"),
                         archived=False,
+                        last=0,
                     )
                 )
                 (dataset_id,) = made.inserted_primary_key or (0,)
@@ -156,7 +159,7 @@ class Datasets(Base):
             else:
                 dataset_id = known.id
                 newest = self._dataset(connection, dataset_id, None).latest
-                number = newest.number + 1
+                number = known.last + 1  # never one that was removed
                 changes: dict[str, Any] = {"name": name, "folded": fold(name), "archived": False}
                 if description is not None:
                     changes["description"] = text(description, "the description")
@@ -165,6 +168,9 @@ class Datasets(Base):
                 kept = asdict(newest) | {"columns": _checked_columns(newest.columns, target)}
                 if all(kept[column] == values[column] for column in _COMPARED):
                     return newest
+            connection.execute(
+                sa.update(datasets).where(datasets.c.id == dataset_id).values(last=number)
+            )
             connection.execute(
                 sa.insert(dataset_versions).values(
                     dataset_id=dataset_id,
@@ -374,6 +380,18 @@ def _checked_columns(columns: Sequence[Column], target: str) -> str:
     except (TypeError, ValueError) as error:
         raise CatalogError(f"the schema cannot be kept: {error}") from None
     return text(kept, "the schema", MOST_SCHEMA_CHARACTERS)
+
+
+def _checked_hash(sha256: str) -> str:
+    if sha256 and not _HASH.fullmatch(text(sha256, "the hash")):
+        raise CatalogError(f"{sha256!r} is no SHA-256; give its 64 hexadecimal digits, or nothing")
+    return sha256
+
+
+def _checked_path(path: str) -> str:
+    if not text(path, "the path", 4096).strip():
+        raise CatalogError("the path is empty; say where the rows live")
+    return path
 
 
 def _checked_rows(rows: int) -> int:

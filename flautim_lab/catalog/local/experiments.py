@@ -151,6 +151,7 @@ class Experiments(Models):
         )
         dataset_id = connection.scalar(query.where(self._usable(project)))
         if dataset_id is None:
+            self._dataset_row(connection, data, Action.SEE_DATASETS)
             self._refuse_dataset(connection, data, project)
         version = self._dataset(connection, dataset_id or 0, data.version).latest
         return {
@@ -161,8 +162,8 @@ class Experiments(Models):
         }
 
     def _refuse_dataset(self, connection: sa.Connection, ref: Ref, project: sa.Row[Any]) -> None:
+        """Refuse a dataset that a project may not use."""
         shown = "/".join(ref.keys)
-        self._dataset_row(connection, ref, Action.SEE_DATASETS)
         raise NotAllowedError(
             f"dataset {shown} is not granted to project {project.institution}/{project.key}; "
             f"ask a data owner of {ref.keys[0]} for a grant"
@@ -287,4 +288,7 @@ def _checked_settings(settings: Mapping[str, Any]) -> str:
         kept = json.dumps(dict(settings), allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise CatalogError(f"the settings of the experiment are no JSON: {error}") from None
+    # JSON makes text of other keys, and lists of tuples: only the first is another thing.
+    if any(not isinstance(key, str) for key in settings):
+        raise CatalogError("the settings of the experiment are no JSON: their keys must be text")
     return text(kept, "the settings", MOST_SETTINGS_CHARACTERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import sqlalchemy as sa
@@ -59,7 +60,7 @@ class Institutions(Base):
         self, name: str, *, key: str = "", cnpj: str = "", logo: bytes = b""
     ) -> Institution:
         """Make an institution; ``key`` is made from the name where none is given."""
-        name = named(name, "institution")
+        name = _named(name)
         key = make_key(name, key)
         now = self._now()
         with self._writing() as connection:
@@ -106,7 +107,7 @@ class Institutions(Base):
             )
             values: dict[str, Any] = {"changed": self._now()}
             if name is not None:
-                values["name"] = named(name, "institution")
+                values["name"] = _named(name)
                 values["folded"] = fold(values["name"])
             if cnpj is not None:
                 values["cnpj"] = self._free_cnpj(connection, cnpj, but=row.id)
@@ -192,6 +193,12 @@ def _thing(row: sa.Row[Any]) -> Institution:
         datasets=row.datasets,
         users=row.users,
     )
+
+
+def _named(name: str) -> str:
+    """Return an institution's name, which unlike others may hold a slash: CEFET/MG."""
+    named(name.replace("/", "-"), "institution")
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def _checked_logo(logo: bytes) -> bytes:

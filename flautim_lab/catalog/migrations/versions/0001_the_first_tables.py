@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("folded", NAME, nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("archived", sa.Boolean(), nullable=False),
+        sa.Column("last", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["institution_id"], ["institutions.id"], name=op.f("fk_datasets_institution_id")
         ),
