@@ -50,6 +50,7 @@ _HOMES = {
     "RecordsError": "errors",
     "RunNotFoundError": "errors",
     "CatalogError": "errors",
+    "CatalogUnavailableError": "errors",
     "NotFoundError": "errors",
     "NotAllowedError": "errors",
     "InUseError": "errors",
@@ -63,6 +64,7 @@ __all__ = [
     "BundleError",
     "CSVDataset",
     "CatalogError",
+    "CatalogUnavailableError",
     "Cluster",
     "ClusterError",
     "ConflictError",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from flautim_lab.errors import (
         BundleError,
         CatalogError,
+        CatalogUnavailableError,
         ClusterError,
         ConflictError,
         DatasetError,

@@ -84,6 +84,10 @@ class ConflictError(CatalogError):
     """There is a thing with that key already."""
 
 
+class CatalogUnavailableError(CatalogError):
+    """The catalog cannot be read or written now: its database, or the hub's service, is away."""
+
+
 class NotebookError(FlautimError):
     """A notebook cannot be executed as asked, or failed."""
 

@@ -15,6 +15,7 @@ def test_the_public_names():
         "BundleError",
         "CSVDataset",
         "CatalogError",
+        "CatalogUnavailableError",
         "Cluster",
         "ClusterError",
         "ConflictError",

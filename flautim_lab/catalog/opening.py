@@ -7,8 +7,10 @@ import os
 
 import sqlalchemy as sa
 
+from flautim_lab import connection
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.local import Actor, LocalCatalog
+from flautim_lab.catalog.rest import rest_catalog
 from flautim_lab.catalog.schema import CatalogDatabase, institutions
 from flautim_lab.errors import CatalogError
 from flautim_lab.home import home
@@ -24,8 +26,9 @@ _opened: dict[int, tuple[tuple[str, ...], Catalog]] = {}
 def catalog() -> Catalog:
     """Return the catalog: of institutions, projects, datasets, models and experiments.
 
-    Without a hub it is a database in the home, or at ``FLAUTIM_LAB_CATALOG_URL``; its sole user
-    may do everything, and one institution, ``local``, is there from the start.
+    In a notebook of a hub it is the hub's, as its user may use it. Without a hub it is a database
+    in the home, or at ``FLAUTIM_LAB_CATALOG_URL``; its sole user may do everything, and one
+    institution, ``local``, is there from the start.
 
     Returns
     -------
@@ -37,12 +40,16 @@ def catalog() -> Catalog:
     CatalogError
         If it cannot be opened.
     """
-    key = (str(home()), os.environ.get(URL_VARIABLE, ""), user())
+    service = os.environ.get(connection.URL_VARIABLE, "")
+    key = (service,) if service else (str(home()), os.environ.get(URL_VARIABLE, ""), user())
     known = _opened.get(os.getpid())
     if known is None or known[0] != key:
         if known is not None:
             known[1].close()
-        known = _opened[os.getpid()] = (key, _local())
+        known = _opened[os.getpid()] = (
+            key,
+            rest_catalog(connection.Service()) if service else _local(),
+        )
     return known[1]
 
 
@@ -63,8 +70,8 @@ def user() -> str:
 def _local() -> LocalCatalog:
     opened = database()
     made = LocalCatalog(opened, Actor(user(), alone=True))
-    with opened.reading() as connection:
-        empty = connection.scalar(sa.select(institutions.c.id).limit(1)) is None
+    with opened.reading() as reading:
+        empty = reading.scalar(sa.select(institutions.c.id).limit(1)) is None
     if empty:
         try:
             made.add_institution("Local", key=LOCAL)

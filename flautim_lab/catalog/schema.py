@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from flautim_lab.database import Database
-from flautim_lab.errors import CatalogError
+from flautim_lab.errors import CatalogUnavailableError
 from flautim_lab.home import ELSEWHERE
 
 # Names of constraints are the same in every database, so that a migration can change them.
@@ -234,7 +234,7 @@ class CatalogDatabase(Database):
     """The database of the catalog; its tables are brought to the newest form when it is opened."""
 
     what = "catalog"
-    error = CatalogError
+    error = CatalogUnavailableError
 
     def prepare(self) -> None:
         """Bring the tables to the newest form, and refuse those of a newer Flautim Lab."""
@@ -247,13 +247,13 @@ class CatalogDatabase(Database):
             self.lock(connection)
             found = migrations.revision(connection)
             if found and not migrations.is_known(found):
-                raise CatalogError(
+                raise CatalogUnavailableError(
                     f"the catalog in {self.where} was written by a newer Flautim Lab "
                     f"(its tables are {found}, this one knows {migrations.NEWEST}); "
                     f"update flautim-lab, or {ELSEWHERE} of its own"
                 )
             if not found and set(sa.inspect(connection).get_table_names()) & set(metadata.tables):
-                raise CatalogError(
+                raise CatalogUnavailableError(
                     f"{self.where} holds the tables of another program; "
                     f"move it away, or {ELSEWHERE} of its own"
                 )

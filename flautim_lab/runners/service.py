@@ -17,81 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from flautim_lab.connection import URL_VARIABLE, Away, Service, is_in_hub
 from flautim_lab.errors import ClusterError, ExperimentError
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.runners import faults
 from flautim_lab.runners.cluster import BEGUN, Cluster
 from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 
-URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
-TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable, given by the Hub
 INSTITUTION_VARIABLE = "FLAUTIM_LAB_INSTITUTION"
-TIMEOUT_SECONDS = 60.0
 ASKS = 3  # for a run whose first answer did not come: it may have been started
 AGAIN_SECONDS = 2.0
 #: What a user of a hub may choose; all else is the institution's to say.
 CHOSEN = ("cpu", "memory", "gpu", "server_cpu", "server_memory", "storage", "hours")
-
-
-class Away(ClusterError):  # noqa: N818 - it may be back in a moment
-    """The service does not answer now."""
-
-
-class Service:
-    """A connection to the service; keep it for several questions, and close it.
-
-    Parameters
-    ----------
-    url : str, optional
-        ``FLAUTIM_LAB_SERVICE_URL`` by default.
-    """
-
-    def __init__(self, url: str | None = None) -> None:
-        self._url = (url or os.environ[URL_VARIABLE]).rstrip("/")
-        token = os.environ.get(TOKEN_VARIABLE, "")
-        self._client = httpx.Client(
-            headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_SECONDS, trust_env=False
-        )
-
-    def __enter__(self) -> Service:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def ask(self, method: str, path: str, body: Any = None) -> bytes:
-        """Return an answer's body.
-
-        Raises
-        ------
-        Away
-            If the service cannot be reached, or is not well.
-        ClusterError
-            If it refuses, with its own sentence.
-        """
-        try:
-            answer = self._client.request(method, f"{self._url}{path}", json=body)
-        except httpx.HTTPError as error:
-            raise Away(
-                f"the hub's service does not answer at {self._url} ({type(error).__name__}); try "
-                "again in a moment, or ask who runs the hub"
-            ) from error
-        if answer.is_success:
-            return answer.content
-        said = _sentence(answer)
-        if answer.status_code >= 500:
-            raise Away(f"the hub's service is not well now: {said}")
-        raise ClusterError(said)
-
-
-def _sentence(answer: httpx.Response) -> str:
-    """Return what an answer says is wrong (problem+json, RFC 9457)."""
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.reason_phrase}"
 
 
 class ServiceRun:
@@ -241,4 +178,4 @@ def _chosen(cluster: Cluster) -> dict[str, Any]:
 
 def is_at_hand(cluster: Cluster) -> bool:
     """Whether this kernel is in a hub, and the run is not meant for a cluster of one's own."""
-    return bool(os.environ.get(URL_VARIABLE)) and cluster.context is None
+    return is_in_hub() and cluster.context is None

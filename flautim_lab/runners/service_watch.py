@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from flautim_lab.connection import Away, Service
 from flautim_lab.errors import ClusterError, RecordsError, RunNotFoundError
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.event import Event, RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.pod_api import FILES
-from flautim_lab.runners.service import Away, Service, ServiceRun
+from flautim_lab.runners.service import ServiceRun
 
 WAIT_SECONDS = 10.0  # that the service holds a question for events before it answers "none yet"
 RETRY_SECONDS = 1.0

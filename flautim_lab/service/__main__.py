@@ -6,9 +6,11 @@ import sys
 
 import uvicorn
 
+from flautim_lab.catalog import opening
 from flautim_lab.errors import FlautimError
 from flautim_lab.records.store import Records
 from flautim_lab.service.app import make_app
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 
@@ -20,7 +22,9 @@ def main() -> int:
     """Serve until told to end; returns the exit status."""
     try:
         settings = Settings.of_environment()
-        app = make_app(Records.default(), settings, Hub(settings.institutions))
+        catalogs = Catalogs(opening.database())
+        catalogs.add_missing(settings.names)
+        app = make_app(Records.default(), settings, Hub(settings.institutions), catalogs)
     except FlautimError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -12,6 +12,7 @@
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
     POST /runs/ID/scale                 more or fewer workers while it goes
+    ...  /catalog/...                   institutions, projects, datasets: catalog_routes.py
 """
 
 from __future__ import annotations
@@ -25,29 +26,27 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
 
-from flautim_lab.errors import ExperimentError, FlautimError, RecordsError, RunNotFoundError
+from flautim_lab.errors import RunNotFoundError
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
-from flautim_lab.service.hub import Caller, Hub, Unknown
+from flautim_lab.service.catalog_routes import Opener, catalog_router
+from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
 from flautim_lab.service.settings import Settings
 
 MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
 MOST_STARTING = 4  # requests for a run that are in memory at once
-SENDING_SECONDS = 60.0  # that such a request may take to come in
 MOST_WAITING = 50  # questions of one user that look for news again and again
 LAST_EVENT = 2**63 - 1  # that the records can number
 LOOK_SECONDS = 0.2
@@ -56,24 +55,7 @@ SHOWN_RUNS = 100
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """A status, and the sentence that goes with it."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-async def caller(request: Request) -> Caller:
-    """Return who sent a request; every route but one asks for it."""
-    hub: Hub = request.app.state.hub
-    return await hub.caller(request.headers.get("authorization", ""))
-
-
-Who = Annotated[Caller, Depends(caller)]
-
-
-def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
+def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -82,6 +64,8 @@ def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
     settings : Settings
     hub : Hub
         Who knows the users.
+    catalogs : callable
+        Gives the catalog as a caller may use it.
     """
     runs = dispatch.Dispatch(records, settings)
 
@@ -100,8 +84,9 @@ def make_app(records: Records, settings: Settings, hub: Hub) -> FastAPI:
         openapi_url=f"{settings.prefix}/openapi.json",
     )
     app.state.hub = hub
-    _refuse_in_sentences(app)
+    refuse_in_sentences(app)
     app.include_router(_routes(records, runs), prefix=settings.prefix)
+    app.include_router(catalog_router(catalogs), prefix=settings.prefix)
     return app
 
 
@@ -249,63 +234,9 @@ def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Re
 
 
 async def _read(request: Request, kind: type[Asked], most_bytes: int) -> Asked:
-    """Return what is asked for, without taking in more than is allowed.
-
-    FastAPI would take in all of a body before it asks who sends it.
-    """
-    content = bytearray()
-    try:
-        async with asyncio.timeout(SENDING_SECONDS):
-            async for part in request.stream():
-                content += part
-                if len(content) > most_bytes:
-                    raise Refused(413, f"a request may hold at most {most_bytes // 2**10} KiB")
-    except TimeoutError:
-        raise Refused(
-            408, f"the request did not come in within {SENDING_SECONDS:g} s; send it again"
-        ) from None
+    """Return what is asked for."""
+    content = await body_of(request, most_bytes)
     try:
         return await asyncio.to_thread(kind.model_validate_json, content)
     except ValidationError as error:
-        raise Refused(422, _first_problem(error)) from None
-
-
-def _first_problem(error: Any) -> str:
-    """Return the first thing that is wrong with a request, and where."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the request"
-    return f"{where}: {first['msg']}"
-
-
-def _refuse_in_sentences(app: FastAPI) -> None:
-    """Let every error be problem+json."""
-
-    def problem(status: int, sentence: str) -> JSONResponse:
-        body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-        return JSONResponse(
-            body | {"detail": sentence}, status, media_type="application/problem+json"
-        )
-
-    @app.exception_handler(Refused)
-    @app.exception_handler(Unknown)
-    async def refused(_request: Request, error: Any) -> JSONResponse:
-        return problem(error.status, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, _first_problem(error))
-
-    @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail))
-
-    @app.exception_handler(Exception)
-    async def unforeseen(_request: Request, error: Exception) -> JSONResponse:
-        # What it says may be about somebody else's run; the log has all of it.
-        return problem(500, f"the service failed ({type(error).__name__}); tell who runs the hub")
-
-    @app.exception_handler(FlautimError)
-    async def ours(_request: Request, error: FlautimError) -> JSONResponse:
-        if isinstance(error, RecordsError):
-            return problem(500, str(error))
-        return problem(422 if isinstance(error, ExperimentError) else 409, str(error))
+        raise Refused(422, first_problem(error)) from None

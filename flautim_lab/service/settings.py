@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Settings:
     ----------
     institutions : mapping of str to str
         The namespace of each institution, by its key, which is its group at the Hub.
+    names : mapping of str to str
+        The name of each, by its key; the catalog has it from here.
     image : str
         Of run pods.
     prefix : str
@@ -35,6 +37,7 @@ class Settings:
     """
 
     institutions: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
     image: str = IMAGE
     prefix: str = f"/services/{NAME}"
     port: int = 8080
@@ -55,6 +58,7 @@ class Settings:
         try:
             told: Any = json.loads(path.read_text(encoding="utf-8"))
             institutions = {key: str(value["namespace"]) for key, value in told.items()}
+            names = {key: str(value.get("name") or key) for key, value in told.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path} ({INSTITUTIONS_VARIABLE}) is no list of institutions with a namespace "
@@ -65,6 +69,7 @@ class Settings:
             raise UsageError(f"{PORT_VARIABLE} must be a number, not {port!r}")
         return cls(
             institutions,
+            names,
             os.environ.get(IMAGE_VARIABLE) or IMAGE,
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),

@@ -7,18 +7,28 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import uvicorn
+from fastapi import FastAPI
 
 from flautim_lab.catalog.local import Actor, LocalCatalog
+from flautim_lab.catalog.rest import rest_catalog
 from flautim_lab.catalog.schema import CatalogDatabase, metadata
 from flautim_lab.catalog.things import Column, Role
+from flautim_lab.connection import Service
+from flautim_lab.service.catalog_routes import catalog_router
+from flautim_lab.service.catalogs import Catalogs
+from flautim_lab.service.hub import Caller, Unknown
+from flautim_lab.service.requests import refuse_in_sentences
 from tests.folders import free_port
 
-WAYS = ["sqlite", "postgresql"]
+WAYS = ["sqlite", "postgresql", "rest"]
 NOBODY = 65534  # PostgreSQL refuses to be run by root
 
 
@@ -43,6 +53,65 @@ class World:
     def of(self, user, *, platform_admin=False, alone=False):
         """The catalog, as somebody may use it."""
         return LocalCatalog(self.database, Actor(user, platform_admin, alone), self.clock)
+
+
+class RestWorld(World):
+    """The same by the service of a hub, on a real port."""
+
+    url = ""
+
+    def of(self, user, *, platform_admin=False, alone=False):
+        if alone:
+            pytest.skip("a hub has no sole user")
+        token = f"{user}{'!' if platform_admin else ''}"
+        return rest_catalog(Service(self.url, token))
+
+
+class NamesAsTokens:
+    """In place of a Hub (tests/service has one): a token is a name, with ! of an administrator."""
+
+    async def caller(self, authorization):
+        name = authorization.removeprefix("token").strip()
+        if not name:
+            raise Unknown(401, "send a token")
+        return Caller(name.removesuffix("!"), name.endswith("!"), {})
+
+
+class Switch:
+    """An application that is another one in every test."""
+
+    app = None
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+
+
+def catalog_app(world):
+    """The service's application, as far as it is the catalog's."""
+    app = FastAPI(title="The catalog")
+    app.state.hub = NamesAsTokens()
+    refuse_in_sentences(app)
+    app.include_router(catalog_router(Catalogs(world.database, world.clock)))
+    return app
+
+
+@pytest.fixture(scope="session")
+def served():
+    """A server, and the switch to what it serves."""
+    switch = Switch()
+    port = free_port()
+    config = uvicorn.Config(switch, port=port, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    yield switch, f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
 
 
 def postgresql_programs():
@@ -83,7 +152,7 @@ def postgresql():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["sqlite", "postgresql"])
 def address(request, tmp_path):
     """The address of an empty database."""
     if request.param == "sqlite":
@@ -111,7 +180,7 @@ def made_once(tmp_path_factory):
 @pytest.fixture(params=WAYS)
 def world(request, tmp_path, made_once):
     """An empty catalog."""
-    if request.param == "sqlite":
+    if request.param in ("sqlite", "rest"):
         path = tmp_path / "catalog.db"
         shutil.copy(made_once, path)
         database = CatalogDatabase(f"sqlite:///{path}", 5.0)
@@ -120,7 +189,11 @@ def world(request, tmp_path, made_once):
         with database.writing() as connection:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(sa.delete(table))
-    yield World(database, Clock())
+    made = (RestWorld if request.param == "rest" else World)(database, Clock())
+    if request.param == "rest":
+        switch, made.url = request.getfixturevalue("served")
+        switch.app = catalog_app(made)
+    yield made
     database.close()
 
 

@@ -12,11 +12,13 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
+from flautim_lab.catalog import opening, wire
 from flautim_lab.errors import ClusterError
 from flautim_lab.records.event import Event
 from flautim_lab.records.store import Records
 from flautim_lab.runners.pod_api import event_page
 from flautim_lab.service.app import make_app
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 from tests.service.conftest import PREFIX
@@ -38,6 +40,14 @@ class Client:
         return self._test.request(method, f"{PREFIX}{path}", headers=self._headers, **body)
 
 
+def make():
+    """The application, as its environment says."""
+    settings = Settings.of_environment()
+    catalogs = Catalogs(opening.database())
+    catalogs.add_missing(settings.names)
+    return make_app(Records.default(), settings, Hub(settings.institutions), catalogs)
+
+
 @pytest.fixture
 def no_cluster(monkeypatch):
     """Whoever asks for pods is refused: these tests make none."""
@@ -51,8 +61,7 @@ def no_cluster(monkeypatch):
 
 @pytest.fixture
 def ask(institutions, no_cluster, hub):
-    settings = Settings.of_environment()
-    with TestClient(make_app(Records.default(), settings, Hub(settings.institutions))) as test:
+    with TestClient(make()) as test:
         yield lambda token: Client(test, token)
 
 
@@ -127,7 +136,29 @@ def test_every_route_is_in_the_table(ask):
     named = {
         (m, p.replace(RUN, "{run_id}").replace("model.safetensors", "{name}")) for m, p in ROUTES
     }
-    assert made == named | {("GET", "/health")}
+    catalogs = {(each.method, f"/catalog{each.path}") for each in wire.ROUTES.values()}
+    assert made == named | catalogs | {("GET", "/health")}
+
+
+@pytest.mark.parametrize("name", wire.ROUTES)
+def test_nobody_gets_into_the_catalog_without_a_token_of_the_hub(ask, name):
+    route = wire.ROUTES[name]
+    path = "/catalog" + route.path.replace("{", "").replace("}", "")
+    body = {"content": b"x" * 10} if route.has_body else {}
+    assert "send the Hub's token" in problem(ask(None)(route.method, path, **body), 401)
+    assert "does not know this token" in problem(ask("0" * 64)(route.method, path, **body), 401)
+
+
+def test_a_user_of_a_group_is_a_researcher_and_an_administrator_the_platforms(ask, hub):
+    me = ask(hub.token("ana"))("GET", "/catalog/me").json()
+    assert (me["user"], me["platform_admin"]) == ("ana", False)
+    assert me["roles"] == {"ifnmg": ["researcher"], "ufmg": ["researcher"]}
+    assert ask(hub.token("dora"))("GET", "/catalog/me").json()["platform_admin"] is True
+    told = ask(hub.token("ana"))("GET", "/catalog/institutions").json()
+    assert [each["name"] for each in told["items"]] == [
+        "Instituto Federal do Norte de Minas Gerais",
+        "Universidade Federal de Minas Gerais",
+    ]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -262,8 +293,7 @@ def test_too_large_a_request_is_not_taken_in(ask, hub):
 
 def test_a_hub_that_is_away_is_said(institutions, no_cluster, monkeypatch):
     monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:9/hub/api")
-    settings = Settings.of_environment()
-    with TestClient(make_app(Records.default(), settings, Hub(settings.institutions))) as test:
+    with TestClient(make()) as test:
         answer = Client(test, "0" * 64)("GET", "/")
     assert "the Hub does not answer" in problem(answer, 503)
 

@@ -34,11 +34,15 @@ class Actor:
     platform_admin : bool
     alone : bool
         Whether this is the sole user of a catalog without a hub, who is everything everywhere.
+    institutions : frozenset of str
+        Keys of those where they are a researcher because the Hub says so (its groups), beside what
+        the catalog says.
     """
 
     user: str
     platform_admin: bool = False
     alone: bool = False
+    institutions: frozenset[str] = frozenset()
 
 
 class Base:
@@ -63,6 +67,8 @@ class Base:
             table = sa.select(institutions.c.key, roles.c.role).join_from(roles, institutions)
             for key, role in connection.execute(table.where(roles.c.user == actor.user)):
                 mine.setdefault(key, set()).add(Role(role))
+            for key in connection.scalars(self._by_group()).all():
+                mine.setdefault(key, set()).add(Role.RESEARCHER)
             if actor.alone:
                 mine = {key: set(Role) for key in connection.scalars(sa.select(institutions.c.key))}
         admin = actor.platform_admin or actor.alone
@@ -89,14 +95,23 @@ class Base:
         theirs = sa.select(roles.c.role).where(
             roles.c.institution_id == institution, roles.c.user == actor.user
         )
+        held = {Role(role) for role in connection.scalars(theirs)}
+        if connection.scalar(self._by_group().where(institutions.c.id == institution)):
+            held.add(Role.RESEARCHER)
         member = sa.select(members.c.user).where(
             members.c.project_id == project, members.c.user == actor.user
         )
         return authorization.may(
             action,
-            [Role(role) for role in connection.scalars(theirs)],
+            held,
             platform_admin=actor.platform_admin,
             member=bool(project) and connection.scalar(member) is not None,
+        )
+
+    def _by_group(self) -> sa.Select[Any]:
+        """Return the query for the institutions of which the Hub says that they are."""
+        return sa.select(institutions.c.key).where(
+            institutions.c.key.in_(sorted(self._actor.institutions))
         )
 
     def _require(

@@ -12,6 +12,7 @@ from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, named, not_there, text
 from flautim_lab.catalog.local.models import Models
+from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.refs import Ref, contains, fold, make_key, read_ref
 from flautim_lab.catalog.schema import (
     datasets,
@@ -89,7 +90,9 @@ class Experiments(Models):
         key = make_key(name, key)
         values: dict[str, Any] = {
             "details": text(details, "the details"),
-            "settings": _checked_settings(settings),
+            "settings": text(
+                to_json(settings, "the settings"), "the settings", MOST_SETTINGS_CHARACTERS
+            ),
             "source": text(source, "the file of hyperparameters", MOST_SOURCE_CHARACTERS),
         }
         now = self._now()
@@ -280,15 +283,3 @@ def _thing(row: sa.Row[Any]) -> ExperimentVersion:
         created_by=row.created_by,
         used=bool(row.used),
     )
-
-
-def _checked_settings(settings: Mapping[str, Any]) -> str:
-    """Return settings as they are kept: keys in order, so that equal ones are equal."""
-    try:
-        kept = json.dumps(dict(settings), allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CatalogError(f"the settings of the experiment are no JSON: {error}") from None
-    # JSON makes text of other keys, and lists of tuples: only the first is another thing.
-    if any(not isinstance(key, str) for key in settings):
-        raise CatalogError("the settings of the experiment are no JSON: their keys must be text")
-    return text(kept, "the settings", MOST_SETTINGS_CHARACTERS)

@@ -12,6 +12,7 @@ from flautim_lab.catalog import schema
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import Base, text, user_name
+from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.schema import members, projects, remembered
 from flautim_lab.catalog.things import Page, Person, Role
 from flautim_lab.errors import CatalogError, NotFoundError
@@ -103,11 +104,8 @@ class People(Base):
     def remember(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep something of who asks, under a key, in place of what was there."""
         key = text(key, "the key", 100)
-        try:
-            kept = json.dumps(dict(value), allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise CatalogError(f"what is to be remembered is no JSON: {error}") from None
-        text(kept, "what is to be remembered", MOST_REMEMBERED_CHARACTERS)
+        what = "what is to be remembered"
+        kept = text(to_json(value, what), what, MOST_REMEMBERED_CHARACTERS)
         mine = (remembered.c.user == self._actor.user) & (remembered.c.key == key)
         with self._writing() as connection:
             connection.execute(sa.delete(remembered).where(mine))

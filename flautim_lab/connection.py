@@ -1,0 +1,113 @@
+"""A connection to the service of a hub: what a notebook pod asks, in place of a cluster or a file.
+
+The service knows its user by the token that the Hub gave the notebook.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from flautim_lab.errors import ClusterError
+
+URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
+TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable, given by the Hub
+TIMEOUT_SECONDS = 60.0
+
+
+class Away(ClusterError):  # noqa: N818 - it may be back in a moment
+    """The service does not answer now."""
+
+
+class Refusal(ClusterError):  # noqa: N818 - an answer
+    """The service refuses, with its own sentence.
+
+    Attributes
+    ----------
+    kind : str
+        The ``type`` of the problem (RFC 9457), which a program can tell apart.
+    """
+
+    def __init__(self, sentence: str, kind: str = "about:blank") -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class Service:
+    """A connection to the service; keep it for several questions, and close it.
+
+    Parameters
+    ----------
+    url : str, optional
+        ``FLAUTIM_LAB_SERVICE_URL`` by default.
+    token : str, optional
+        ``JUPYTERHUB_API_TOKEN`` by default.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        self._url = (url or os.environ[URL_VARIABLE]).rstrip("/")
+        token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        self._client = httpx.Client(
+            headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_SECONDS, trust_env=False
+        )
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def ask(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """Return an answer's body.
+
+        Parameters
+        ----------
+        method, path : str
+            The path begins with a slash and is escaped already.
+        body : optional
+            What is sent as JSON.
+        query : mapping, optional
+
+        Raises
+        ------
+        Away
+            If the service cannot be reached, or is not well.
+        Refusal
+            If it refuses, with its own sentence.
+        """
+        try:
+            answer = self._client.request(method, f"{self._url}{path}", json=body, params=query)
+        except httpx.HTTPError as error:
+            raise Away(
+                f"the hub's service does not answer at {self._url} ({type(error).__name__}); try "
+                "again in a moment, or ask who runs the hub"
+            ) from error
+        if answer.is_success:
+            return answer.content
+        said, kind = _problem(answer)
+        if answer.status_code >= 500:
+            raise Away(f"the hub's service is not well now: {said}")
+        raise Refusal(said, kind)
+
+
+def is_in_hub() -> bool:
+    """Whether this process is in a notebook of a hub."""
+    return bool(os.environ.get(URL_VARIABLE))
+
+
+def _problem(answer: httpx.Response) -> tuple[str, str]:
+    """Return what an answer says is wrong (problem+json, RFC 9457), and of which type it is."""
+    try:
+        told = answer.json()
+        return str(told["detail"]), str(told.get("type", "about:blank"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{answer.status_code} {answer.reason_phrase}", "about:blank"
