@@ -32,6 +32,13 @@ _HOMES = {
     "by_size": "experiment.partition",
     "by_column": "experiment.partition",
     "Batch": "runners.rerun.batch",
+    "panel": "jupyter.panel.shell",
+    "open_catalog": "catalog.opening",
+    "register_dataset": "catalog.registering",
+    "dataset": "catalog.loading",
+    "model": "catalog.loading",
+    "saved_experiment": "catalog.loading",
+    "run_saved": "runners.saved",
     "Run": "runners.run",
     "run": "runners.launch",
     "runs": "runners.launch",
@@ -90,15 +97,25 @@ __all__ = [
     "by_label",
     "by_size",
     "compare",
+    "dataset",
     "evenly",
     "load_ipython_extension",
+    "model",
+    "open_catalog",
+    "panel",
+    "register_dataset",
     "rerun",
     "resume",
     "run",
+    "run_saved",
     "runs",
+    "saved_experiment",
 ]
 
 if TYPE_CHECKING:
+    from flautim_lab.catalog.loading import dataset, model, saved_experiment
+    from flautim_lab.catalog.opening import open_catalog
+    from flautim_lab.catalog.registering import register_dataset
     from flautim_lab.errors import (
         BundleError,
         CatalogError,
@@ -122,12 +139,14 @@ if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
     from flautim_lab.experiment.home_dataset import HomeDataset
     from flautim_lab.experiment.partition import by_column, by_label, by_size, evenly
+    from flautim_lab.jupyter.panel.shell import panel
     from flautim_lab.records.event import RunStatus
     from flautim_lab.runners.cluster import Cluster
     from flautim_lab.runners.launch import attach, compare, resume, run, runs
     from flautim_lab.runners.rerun.batch import Batch
     from flautim_lab.runners.rerun.start import rerun
     from flautim_lab.runners.run import Run
+    from flautim_lab.runners.saved import run_saved
 
 
 def __getattr__(name: str) -> Any:

@@ -41,12 +41,19 @@ def test_the_public_names():
         "by_label",
         "by_size",
         "compare",
+        "dataset",
         "evenly",
         "load_ipython_extension",
+        "model",
+        "open_catalog",
+        "panel",
+        "register_dataset",
         "rerun",
         "resume",
         "run",
+        "run_saved",
         "runs",
+        "saved_experiment",
     ]
     assert set(lab.__all__) <= set(dir(lab))
 

@@ -1,4 +1,4 @@
-"""``lab.catalog()``: the catalog of who asks, wherever it is."""
+"""``lab.open_catalog()``: the catalog of who asks, wherever it is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCAL = "local"
 _opened: dict[int, tuple[tuple[str, ...], Catalog]] = {}
 
 
-def catalog() -> Catalog:
+def open_catalog() -> Catalog:
     """Return the catalog: of institutions, projects, datasets, models and experiments.
 
     In a notebook of a hub it is the hub's, as its user may use it. Without a hub it is a database
