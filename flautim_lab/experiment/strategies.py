@@ -171,7 +171,7 @@ def check_strategy(name: str, arguments: Mapping[str, Any], clients_per_round: i
                 raise ExperimentError(f"{name} takes no arguments; remove {key!r}")
             choose(key, allowed, f"argument of {name}")
         if key in facts.arguments:
-            _check_argument(name, key, value, facts.arguments[key])
+            check_argument(name, key, value)
     for key, argument in facts.arguments.items():
         if argument.default is None and not argument.optional and key not in arguments:
             raise ExperimentError(
@@ -225,7 +225,16 @@ def _check_noise_of_the_count(name: str, arguments: Mapping[str, Any], clients: 
     )
 
 
-def _check_argument(strategy: str, key: str, value: Any, argument: Argument) -> None:
+def check_argument(strategy: str, key: str, value: Any) -> None:
+    """Check one argument of a strategy, whatever the others are.
+
+    Raises
+    ------
+    ExperimentError
+        If it has no such argument, or that may not be its value.
+    """
+    arguments = STRATEGIES[choose(strategy, STRATEGIES, "strategy")].arguments
+    argument = arguments[choose(key, arguments, f"argument of {strategy}")]
     if value is None and argument.optional:
         return
     test, wording = argument.check

@@ -63,11 +63,15 @@ class Context(Protocol):
     records : Records
     text : Text
         ``text("Run experiment")``, ``text.count("{n} project", "{n} projects", n)``.
+    drafts : dict
+        What was typed into a form and not saved, by the form's own key: it outlives the screen,
+        which is made anew when the language is switched.
     """
 
     catalog: Catalog
     records: Records
     text: Text
+    drafts: dict[str, Any]
 
     def go(self, place: Place) -> None:
         """Show another place, and remember it."""
@@ -82,7 +86,7 @@ class Context(Protocol):
         """Return what ``work`` returns; an error of ours is said, and gives ``None``."""
 
     def in_background(self, work: Callable[[], T], then: Callable[[T], Any]) -> None:
-        """Do ``work`` in a thread and ``then`` with its result on the kernel's own loop.
+        """Do ``work`` in a thread, and then ``then`` with its result under the panel's lock.
 
         An error of ours is said. Nothing is done any more when the screen was closed meanwhile.
         """

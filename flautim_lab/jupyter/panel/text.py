@@ -15,6 +15,8 @@ from babel.core import UnknownLocaleError, negotiate_locale
 from babel.messages.catalog import Catalog as Messages
 from babel.messages.pofile import read_po
 
+from flautim_lab.records.event import RunStatus
+
 LANGUAGES = {"en": "English", "pt_BR": "Português"}
 LANGUAGE_VARIABLE = "FLAUTIM_LAB_LANGUAGE"
 _VARIABLES = (LANGUAGE_VARIABLE, "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -79,6 +81,18 @@ class Text:
         """
         chosen = one if number == 1 else many
         return self._translated(chosen).format(n=number, **values)
+
+    def status(self, status: RunStatus) -> str:
+        """Return where a run stands, as a word."""
+        words = {
+            RunStatus.WAITING: "waiting",
+            RunStatus.RUNNING: "running",
+            RunStatus.FINISHED: "finished",
+            RunStatus.FAILED: "failed",
+            RunStatus.STOPPED: "stopped",
+            RunStatus.INTERRUPTED: "interrupted",
+        }
+        return self._translated(words[status])
 
     def _translated(self, message: str) -> str:
         if self.language == "en":
