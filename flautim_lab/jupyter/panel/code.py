@@ -31,7 +31,16 @@ def call(function: str, *values: Any, **named: Any) -> str:
     line = f"{function}({', '.join(given)})"
     if len(line) <= WIDTH:
         return line
-    return "\n".join([f"{function}(", *(f"    {one}," for one in given), ")"])
+    wide = [*map(_wide, values), *(f"{name}={_wide(value)}" for name, value in named.items())]
+    return "\n".join([f"{function}(", *(f"    {one}," for one in wide), ")"])
+
+
+def _wide(value: Any) -> str:
+    """Return a value as it is typed; a large dict takes a line for each of its entries."""
+    if isinstance(value, dict) and len(repr(value)) > WIDTH - 24:
+        entries = "".join(f"        {key!r}: {part!r},\n" for key, part in value.items())
+        return f"{{\n{entries}    }}"
+    return repr(value)
 
 
 def cell(*lines: str, catalog: bool = True) -> str:

@@ -84,15 +84,7 @@ class Text:
 
     def status(self, status: RunStatus) -> str:
         """Return where a run stands, as a word."""
-        words = {
-            RunStatus.WAITING: "waiting",
-            RunStatus.RUNNING: "running",
-            RunStatus.FINISHED: "finished",
-            RunStatus.FAILED: "failed",
-            RunStatus.STOPPED: "stopped",
-            RunStatus.INTERRUPTED: "interrupted",
-        }
-        return self._translated(words[status])
+        return self._translated(str(status))
 
     def _translated(self, message: str) -> str:
         if self.language == "en":

@@ -1,0 +1,180 @@
+"""The curves of a run beside those of others, and its model, as pictures and as files."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from flautim_lab.errors import RecordsError
+from flautim_lab.jupyter.panel.context import Context
+from flautim_lab.jupyter.panel.downloads import link, links, model_links, picture_bytes
+from flautim_lab.jupyter.panel.parts import WIDE, column, html, row, table, title
+from flautim_lab.jupyter.style import number
+from flautim_lab.records.artifacts import metrics_csv
+from flautim_lab.runners.launch import attach
+from flautim_lab.runners.progress import Progress
+from flautim_lab.runners.run import Run
+
+MOST_COMPARED = 50  # runs of a project that can be chosen
+
+
+class OutputsTab:
+    """Loss and metrics over the rounds; other runs of the project on the same plot; downloads."""
+
+    def __init__(self, context: Context, run: Run, project: str) -> None:
+        text = context.text
+        self._context = context
+        self._run = run
+        self._metric = widgets.Dropdown(
+            options=["loss"], description=text("Metric"), style=WIDE, layout={"width": "260px"}
+        )
+        others = self._others(project)
+        self._compare = widgets.SelectMultiple(
+            options=others,
+            description=text("Compare with"),
+            style=WIDE,
+            rows=min(max(len(others), 1), 4),
+            layout={"width": "100%", "max_width": "640px", "display": "" if others else "none"},
+        )
+        self._picture = widgets.Image(format="png", layout={"max_width": "100%", "height": "auto"})
+        self._picture.add_class("lab-picture")
+        self._last = html("")
+        self._links = html("")
+        self.widget = column(
+            row(self._metric),
+            self._compare,
+            self._picture,
+            self._links,
+            title(text("Last values")),
+            self._last,
+        )
+        self._drawn: tuple[Any, ...] | None = None
+        self._ended = False
+        for each in (self._metric, self._compare):
+            each.observe(lambda _: context.attempt(self._draw), "value")
+
+    def _others(self, project: str) -> list[tuple[str, str]]:
+        """Return the project's other runs that this machine's records know."""
+        if not project:
+            return []
+        found = []
+        for one in self._context.catalog.runs(project, per_page=MOST_COMPARED).items:
+            if one.run_id == self._run.id:
+                continue
+            try:
+                record = self._context.records.run(one.run_id)
+            except RecordsError:
+                continue
+            found.append((f"{record.name} · {one.run_id}", one.run_id))
+        return found
+
+    def look(self, progress: Progress) -> None:
+        """Draw what is new."""
+        self._ended = progress.status.ended
+        state = (progress.round, progress.status, self._metric.value, self._compare.value)
+        if state != self._drawn:
+            self._draw()
+            self._drawn = state
+
+    def _draw(self) -> None:
+        from flautim_lab.plots import metric_names, shown_size, to_png
+
+        frame = self._run.metrics
+        names = metric_names(frame)
+        if not names:
+            wait = self._context.text("Nothing is measured yet")
+            self._last.value = escape(wait)
+            self._picture.layout.display = "none"
+            return
+        if tuple(names) != tuple(self._metric.options):
+            chosen = self._metric.value
+            self._metric.options = names
+            self._metric.value = chosen if chosen in names else names[0]
+        others = [attach(run_id) for run_id in self._compare.value]
+        figure = self._run.plot(self._metric.value, compare=others)
+        png = to_png(figure)
+        self._picture.value = png
+        self._picture.layout.width = f"{shown_size(figure)[0]}px"
+        self._picture.layout.display = ""
+        self._last.value = _last_values(self._context, frame)
+        name = f"{self._run.id}-{self._metric.value}"
+        if self._ended:
+            csv = metrics_csv(self._run.folder, frame).read_bytes()
+        else:
+            csv = frame.to_csv(index=False).encode()
+        text = self._context.text
+        self._links.value = links(
+            link(f"{self._run.id}-metrics.csv", csv, text("Metrics as CSV")),
+            link(f"{name}.png", png, text("Plot as PNG")),
+            link(f"{name}.pdf", picture_bytes(figure, "pdf"), text("Plot as PDF"))
+            if self._ended
+            else "",
+        )
+
+
+def _last_values(context: Context, frame: Any) -> str:
+    """Return the last value of each metric, validation beside training."""
+    text = context.text
+    together = frame[frame["client"].isna()]
+    last: dict[str, dict[str, float]] = {}
+    for metric, split, value in zip(
+        together["metric"], together["split"], together["value"], strict=True
+    ):
+        last.setdefault(metric, {})[split] = float(value)  # rounds ascend
+    rows = [
+        [
+            metric,
+            *(number(of[split]) if split in of else "" for split in ("train", "validation")),
+        ]
+        for metric, of in last.items()
+    ]
+    return table([text("Metric"), text("Training"), text("Validation")], rows)
+
+
+class ModelsTab:
+    """The checkpoints of a run and its final model, with the Python that loads it."""
+
+    def __init__(self, context: Context, run: Run) -> None:
+        text = context.text
+        self._context = context
+        self._run = run
+        self._links = html("")
+        self._points = html("")
+        self._code = html("")
+        self.widget = column(
+            title(text("Final model")),
+            self._links,
+            self._code,
+            title(text("Checkpoints")),
+            self._points,
+        )
+        self._shown: object = None
+
+    def look(self, progress: Progress) -> None:
+        """Show what there is; a model does not change once the run has ended."""
+        state = (progress.status, progress.round)
+        if state == self._shown:
+            return
+        self._shown = state
+        text, run = self._context.text, self._run
+        self._links.value = model_links(text, run)
+        lines = (
+            "import torch\n"
+            f"weights = torch.load({run.id + '.pt'!r})   # or, from safetensors:\n"
+            f"# from safetensors.torch import load_file; weights = load_file("
+            f"{run.id + '.safetensors'!r})\n"
+            "model = Net()   # your class, made as in the experiment\n"
+            "model.load_state_dict(weights)\n\n"
+            "# in this notebook, ready made:\n"
+            f"import flautim_lab as lab\nmodel = lab.attach({run.id!r}).model()"
+        )
+        self._code.value = f"<pre class='lab-code'>{escape(lines)}</pre>"
+        found = sorted(run.folder.rglob("checkpoint-*.safetensors"))
+        rows = [
+            [text("round {n}", n=int(path.stem.split("-")[-1])), f"{path.stat().st_size:,} B"]
+            for path in found
+        ]
+        none = text("A run in one process keeps none; one on processes or the cluster does")
+        self._points.value = table([], rows) if rows else escape(none)

@@ -1,0 +1,101 @@
+"""The first tab of a run: status, time, who and with what, clients, and what processes use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flautim_lab.catalog.things import RunLink
+from flautim_lab.jupyter.panel.context import Context
+from flautim_lab.jupyter.panel.parts import column, html, moment, table, title
+from flautim_lab.jupyter.style import number
+from flautim_lab.names import duration
+from flautim_lab.runners.progress import Progress
+from flautim_lab.runners.run import Run
+
+MOST_CLIENTS = 50
+
+
+class OverviewTab:
+    """How a run stands."""
+
+    def __init__(self, context: Context, run: Run, link: RunLink | None) -> None:
+        text = context.text
+        self._text = text
+        self._record = run.record
+        self._link = link
+        self._facts = html("")
+        self._clients = html("")
+        self._usage = html("")
+        self._usage_title = title(text("Infrastructure"))
+        self.widget = column(
+            self._facts,
+            title(text("Clients")),
+            self._clients,
+            self._usage_title,
+            self._usage,
+        )
+
+    def look(self, progress: Progress) -> None:
+        """Show how the run stands now."""
+        text, record, link = self._text, self._record, self._link
+        left = progress.seconds_left
+        plan: Any = record.plan
+        facts = [
+            (text("Status"), text.status(progress.status)),
+            (text("Duration"), duration(progress.seconds)),
+            (text("Progress"), f"{progress.round}/{progress.rounds} {text('rounds')}"),
+            (text("Time left"), "" if left is None else duration(left)),
+            (text("Clients"), str(record.clients)),
+            (text("Runs on"), record.runner),
+            (text("Machine"), record.host),
+            (text("Training on"), str(plan.get("device", ""))),
+            (text("Started"), moment(text, record.started or record.created)),
+            (text("Run"), record.id),
+        ]
+        if link is not None:
+            facts += [
+                (text("Experiment"), link.experiment),
+                (text("Model"), link.model),
+                (text("Dataset"), link.dataset),
+                (text("Started by"), link.started_by),
+            ]
+        self._facts.value = table([], [list(fact) for fact in facts if fact[1]])
+        heads = [text("Client"), text("Rows"), text("Round"), text("Training loss"), ""]
+        rows = [
+            [
+                client.name,
+                "" if client.rows is None else str(client.rows),
+                "" if client.round is None else str(client.round),
+                "" if client.loss is None else number(client.loss),
+                client.error,
+            ]
+            for client in progress.clients[:MOST_CLIENTS]
+        ]
+        if len(progress.clients) > MOST_CLIENTS:
+            rows.append([text("and {n} more", n=len(progress.clients) - MOST_CLIENTS)] + [""] * 4)
+        self._clients.value = table(heads, rows)
+        used = [
+            [
+                one.process,
+                f"{one.cpu_seconds:.2f} s",
+                f"{one.memory_bytes / 2**20:.0f} MiB" if one.memory_bytes else "",
+                f"{one.bytes_received / 1024:.1f} KiB" if one.bytes_received else "",
+                f"{one.bytes_sent / 1024:.1f} KiB" if one.bytes_sent else "",
+            ]
+            for one in progress.processes
+        ]
+        self._usage_title.layout.display = "" if used else "none"
+        self._usage.value = (
+            table(
+                [
+                    text("Process"),
+                    text("CPU per round"),
+                    text("Memory"),
+                    text("Received per round"),
+                    text("Sent per round"),
+                ],
+                used,
+            )
+            if used
+            else ""
+        )
