@@ -40,5 +40,7 @@ STYLE = """<style>
  padding:2px 0 6px}
 .lab-panel .lab-big{font-size:20px;font-weight:600}
 .lab-panel .lab-picture img{max-width:100%;height:auto}
-.lab-panel .lab-input label{min-width:120px}
+.lab-panel .lab-input label{min-width:90px;text-align:left}
+.lab-panel a.lab-link{color:#0969da;text-decoration:underline}
+.jp-mod-dark .lab-panel a.lab-link,[data-jp-theme-light='false'] .lab-panel a.lab-link{color:#58a6ff}
 </style>"""

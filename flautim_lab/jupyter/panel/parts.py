@@ -231,7 +231,9 @@ class CodeBox:
         self._context = context
         self._code = html("")
         self._toggle = widgets.ToggleButton(
-            description=context.text("Show as code"), icon="code", layout={"width": "auto"}
+            description=context.text("Show as code"),
+            icon="code",
+            layout={"width": "auto", "align_self": "flex-start"},
         )
         self._toggle.observe(lambda _: self.refresh(), "value")
         self.widget = column(self._toggle, self._code)

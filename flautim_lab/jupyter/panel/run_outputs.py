@@ -161,11 +161,10 @@ class ModelsTab:
         text, run = self._context.text, self._run
         self._links.value = model_links(text, run)
         lines = (
-            "import torch\n"
-            f"weights = torch.load({run.id + '.pt'!r})   # or, from safetensors:\n"
-            f"# from safetensors.torch import load_file; weights = load_file("
-            f"{run.id + '.safetensors'!r})\n"
-            "model = Net()   # your class, made as in the experiment\n"
+            f"import torch\nweights = torch.load({run.id + '.pt'!r})\n\n"
+            "# or, from safetensors:\nfrom safetensors.torch import load_file\n"
+            f"weights = load_file({run.id + '.safetensors'!r})\n\n"
+            "model = Net()  # your class, made as in the experiment\n"
             "model.load_state_dict(weights)\n\n"
             "# in this notebook, ready made:\n"
             f"import flautim_lab as lab\nmodel = lab.attach({run.id!r}).model()"

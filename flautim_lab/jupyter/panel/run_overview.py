@@ -50,7 +50,7 @@ class OverviewTab:
             (text("Machine"), record.host),
             (text("Training on"), str(plan.get("device", ""))),
             (text("Started"), moment(text, record.started or record.created)),
-            (text("Run"), record.id),
+            (text("This run"), record.id),
         ]
         if link is not None:
             facts += [

@@ -282,5 +282,5 @@ def _steps(place: Place, text: Text) -> list[tuple[Place, str]]:
     if place.screen == "new experiment":
         steps.append((place, text("New experiment")))
     if place.screen == "run":
-        steps.append((place, text("Run")))
+        steps.append((place, text("This run")))
     return steps

@@ -1,0 +1,235 @@
+"""A real JupyterLab, its kernels, and headless Chromium, for the tests that look at pages.
+
+Screenshots are left in the test's ``tmp_path``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+MISSING = [
+    what
+    for what, found in {
+        "chromium": CHROMIUM,
+        "jupyterlab": importlib.util.find_spec("jupyterlab"),
+        "playwright": importlib.util.find_spec("playwright"),
+    }.items()
+    if not found
+]
+#: For ``pytestmark``.
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+TOKEN = "a-token-of-this-test"
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Server:
+    url: str
+    folder: Path
+
+    def write(self, name: str, cells: list[str]) -> Path:
+        path = self.folder / "notebooks" / name
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        nbformat.write(notebook, path)
+        return path
+
+    def set_theme(self, theme: str) -> None:
+        settings = self.folder / "settings" / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True, exist_ok=True)
+        (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
+        news = {"fetchNews": "false", "checkForUpdates": False}
+        (settings / "notification.jupyterlab-settings").write_text(json.dumps(news))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, pytestconfig) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "notebooks").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "FLAUTIM_LAB_HOME": str(folder / "home"),
+        "PYTHONPATH": os.pathsep.join(
+            [str(pytestconfig.rootpath), os.environ.get("PYTHONPATH", "")]
+        ),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={folder / 'notebooks'}",
+        # So that a test can give JupyterLab's own commands by name.
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    log = folder / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(f"{url}/api/status?token={TOKEN}", process, log)
+        yield Server(url, folder)
+    finally:
+        _reap(process)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"JupyterLab does not answer:\n{log.read_text()}")
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its kernels, whatever state they are in."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield chromium
+        chromium.close()
+
+
+class Lab:
+    """A page with one notebook, driven as a person drives it."""
+
+    def __init__(self, page: Any, server: Server, path: Path, shots: Path) -> None:
+        self.page, self._server, self.path, self._shots = page, server, path, shots
+        page.set_default_timeout(60_000)
+        # A workspace of its own: no tabs of other tests.
+        page.goto(f"{server.url}/lab/workspaces/{path.stem}/tree/{path.name}?token={TOKEN}")
+        self.wait_for_kernel()
+
+    def wait_for_kernel(self) -> None:
+        self.page.wait_for_function(
+            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+            " === 'idle'"
+        )
+
+    def command(self, name: str) -> None:
+        # Not its result: "run all" would answer only when all has run.
+        self.page.evaluate(f"void window.jupyterapp.commands.execute('{name}')")
+
+    def save(self) -> nbformat.NotebookNode:
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        return nbformat.read(self.path, as_version=4)
+
+    def shot(self, name: str) -> None:
+        self.page.screenshot(path=self._shots / f"{name}.png")
+
+    @property
+    def live(self) -> Any:
+        return self.page.locator(".jp-OutputArea-output .widget-vbox").first
+
+    @property
+    def picture(self) -> str:
+        return self.live.locator("img").first.get_attribute("src") or ""
+
+    def wait_for_text(self, text: str) -> None:
+        self.page.locator(".jp-OutputArea-output", has_text=text).first.wait_for()
+
+    def wait_for_another_picture(self, src: str) -> None:
+        self.page.wait_for_function(
+            """src => {
+                const shown = document.querySelector('.jp-OutputArea-output .widget-vbox img');
+                return shown && shown.src !== src;
+            }""",
+            arg=src,
+        )
+
+    def wait_for_round(self, number: int) -> None:
+        """Wait until the live view says that at least so many rounds are done."""
+        self.page.wait_for_function(
+            """number => {
+                const shown = document.querySelector('.jp-OutputArea-output .widget-vbox');
+                const rounds = shown?.innerText.match(/(\\d+)\\/\\d+ rounds/);
+                return rounds && Number(rounds[1]) >= number;
+            }""",
+            arg=number,
+        )
+
+
+@pytest.fixture
+def open_lab(server, browser, tmp_path, request) -> Iterator[Any]:
+    pages = []
+
+    def open_(name: str, cells: list[str], theme: str = "JupyterLab Light") -> Lab:
+        server.set_theme(theme)
+        path = server.write(name, cells)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        pages.append(page)
+        return Lab(page, server, path, tmp_path)
+
+    yield open_
+    for page in pages:
+        with contextlib.suppress(Exception):
+            page.screenshot(path=tmp_path / "last.png")
+        # Its kernel would go on for ever.
+        with contextlib.suppress(Exception):
+            page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+        page.close()

@@ -1,0 +1,193 @@
+"""The panel in use: the way of Flautim's paper, in a real JupyterLab and headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.jupyter.in_browser import MARKS, browser, open_lab, server
+
+__all__ = ["browser", "open_lab", "server"]  # fixtures
+pytestmark = MARKS
+
+KEPT = os.environ.get("FLAUTIM_LAB_SCREENSHOTS")  # a folder: for the README
+IRIS = Path(__file__).parents[3] / "notebooks" / "iris.csv"
+PREPARE = """\
+import flautim_lab as lab
+
+catalog = lab.open_catalog()
+for key, name, cnpj in [
+    ("ufmg", "Universidade Federal de Minas Gerais", "17.217.985/0001-04"),
+    ("ifnmg", "Instituto Federal do Norte de Minas Gerais", "10.727.655/0001-10"),
+    ("funed", "Fundação Ezequiel Dias", ""),
+]:
+    if not catalog.institutions(key).items:
+        catalog.add_institution(name, key=key, cnpj=cnpj)
+if not catalog.projects("ufmg").items:
+    catalog.add_project("ufmg", "Flowers", description="Which iris is it?")
+lab.panel()
+"""
+DATASET = '''\
+import flautim_lab as lab
+
+
+class Iris(lab.CSVDataset):
+    """The flowers, with what to learn of them."""
+
+    def __init__(self, path):
+        super().__init__(path, target="species", name="iris")
+'''
+MODEL = """\
+import time
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, hidden=16):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+
+    def forward(self, x):
+        time.sleep(0.02)  # so that there is something to watch
+        return self.layers(x)
+"""
+HYPERPARAMETERS = """\
+rounds = 12
+clients = 5
+lr = 0.05
+strategy = "FedProx"
+
+[strategy_args]
+proximal_mu = 0.1
+
+[partition]
+kind = "by_label"
+alpha = 0.8
+"""
+
+
+class Walk:
+    """The panel in a page."""
+
+    def __init__(self, lab, shots):
+        self.lab, self._shots = lab, shots
+        self.page = lab.page
+        self.panel = self.page.locator(".lab-panel").first
+
+    def press(self, name):
+        """Press a button, by its words or by what is shown when one points at it."""
+        named = self.panel.get_by_role("button", name=name, exact=True)
+        named.or_(self.panel.get_by_title(name, exact=True)).first.click()
+
+    def type(self, label, words):
+        box = self.panel.get_by_label(label, exact=True).first
+        box.fill(words)
+        box.press("Tab")
+
+    def choose(self, label, words):
+        self.panel.get_by_label(label, exact=True).first.select_option(label=words)
+
+    def upload(self, label, path):
+        button = self.panel.locator("button.lab-upload", has_text=label).first
+        with self.page.expect_file_chooser() as chooser:
+            button.click()
+        chooser.value.set_files(path)
+
+    def see(self, words):
+        self.panel.get_by_text(words).first.wait_for()
+
+    def shot(self, name):
+        path = self._shots / f"{name}.png"
+        self.panel.screenshot(path=path)
+        if KEPT:
+            shutil.copy(path, Path(KEPT) / f"{name}.png")
+
+    def save(self, words, folder):
+        """Press a link that saves a file; returns where it is."""
+        with self.page.expect_download() as download:
+            self.panel.locator("a.lab-link", has_text=words).first.click()
+        path = folder / download.value.suggested_filename
+        download.value.save_as(path)
+        return path
+
+
+@pytest.fixture
+def walk(open_lab, tmp_path):
+    lab = open_lab("panel.ipynb", [PREPARE])
+    lab.command("notebook:run-all-cells")
+    made = Walk(lab, tmp_path)
+    made.panel.wait_for()
+    return made
+
+
+def test_the_papers_way(walk, tmp_path):
+    for name, content in (
+        ("iris_dataset.py", DATASET),
+        ("net.py", MODEL),
+        ("settings.toml", HYPERPARAMETERS),
+    ):
+        (tmp_path / name).write_text(content)
+
+    walk.see("Fundação Ezequiel Dias")
+    walk.shot("institutions")
+    walk.panel.get_by_label("Search").fill("17217985")
+    walk.panel.get_by_text("Fundação Ezequiel Dias").wait_for(state="hidden")
+    walk.press("Open Universidade Federal de Minas Gerais")
+    walk.see("CNPJ 17.217.985/0001-04")
+    walk.see("Which iris is it?")
+    walk.shot("institution")
+    walk.press("Open Flowers")
+    walk.press("New experiment")
+
+    walk.type("Name", "First flowers")
+    walk.upload("CSV file", IRIS)
+    walk.panel.get_by_label("Target").first.wait_for()
+    walk.upload("Dataset class (.py)", tmp_path / "iris_dataset.py")
+    walk.upload("Model (.py)", tmp_path / "net.py")
+    walk.upload("Hyperparameters", tmp_path / "settings.toml")
+    walk.see("settings.toml set rounds")
+    walk.press("Check and estimate")
+    walk.see("rows · 5 clients")
+    walk.shot("new_experiment")
+    walk.press("Run experiment")
+
+    walk.see("running")
+    walk.shot("run_overview")
+    walk.press("Outputs")
+    picture = walk.panel.locator("img").first
+    picture.wait_for()
+    first = picture.get_attribute("src")
+    walk.page.wait_for_function(
+        "src => document.querySelector('.lab-panel img')?.src !== src", arg=first
+    )
+    walk.see("finished")
+    walk.shot("run_outputs")
+    metrics = walk.save("Metrics as CSV", tmp_path).read_text()
+    assert metrics.startswith("round,") and metrics.count("\n") > 12
+    assert walk.save("Plot as PNG", tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert walk.save("Plot as PDF", tmp_path).read_bytes().startswith(b"%PDF")
+    walk.press("Log")
+    walk.see("validation loss")
+    walk.shot("run_log")
+    assert "FINISHED" in walk.save("Whole log", tmp_path).read_text()
+    walk.press("Models")
+    walk.shot("run_models")
+    import torch
+    from safetensors.torch import load_file
+
+    weights = torch.load(walk.save("Model as a state_dict", tmp_path))
+    assert weights["layers.0.weight"].shape == (16, 4)
+    again = load_file(walk.save("Model as safetensors", tmp_path))
+    assert sum(each.numel() for each in again.values()) == sum(
+        each.numel() for each in weights.values()
+    )
+
+    walk.choose("Language", "Português")
+    walk.see("Visão geral")
+    walk.shot("em_portugues")
+    walk.choose("Idioma", "English")
+    walk.see("Overview")
