@@ -1,7 +1,7 @@
 """The magics: they parse and delegate. ``%lab_run?`` shows help.
 
 ``%%dataset``, ``%%model`` and ``%%experiment`` define; ``%lab_run``, ``%lab_plot``, ``%lab_runs``
-and ``%lab_logs`` run and look; ``%%chaos`` strikes.
+and ``%lab_logs`` run and look; ``%%chaos`` strikes; ``%lab_panel`` shows the panel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flautim_lab.experiment.experiment import Experiment
+    from flautim_lab.jupyter.panel.shell import Panel
     from flautim_lab.runners.launch import RunList
     from flautim_lab.runners.run import Run
 
@@ -128,6 +129,17 @@ class FlautimMagics(Magics):
         asked = parse(self.lab_logs, line)
         text = self._run(asked.run).logs(client=asked.client, last=asked.last)
         sys.stdout.write(f"{text}\n" if text else "")
+
+    @magic(line_magic)
+    def lab_panel(self, line: str) -> Panel:
+        """Show the panel: institutions, projects, experiments and runs as forms.
+
+        It lands where it was left, also after a restart of the kernel.
+        """
+        from flautim_lab.jupyter.panel.shell import panel
+
+        parse(self.lab_panel, line)
+        return panel()
 
     @magic(
         cell_magic,

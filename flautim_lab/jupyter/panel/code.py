@@ -61,6 +61,7 @@ def experiment_cell(
     dataset: str,
     settings: Mapping[str, Any],
     details: str = "",
+    settings_file: str = "",
     before: Sequence[str] = (),
     run: bool = True,
 ) -> str:
@@ -68,6 +69,8 @@ def experiment_cell(
 
     Parameters
     ----------
+    settings_file : str, optional
+        Name of the uploaded hyperparameters, which are kept beside what came of them.
     before : sequence of str
         What comes first: uploaded files, kept in the catalog.
     """
@@ -79,6 +82,7 @@ def experiment_cell(
         model=model,
         dataset=dataset,
         settings=dict(settings),
+        **({"source": Name(f"open({settings_file!r}).read()")} if settings_file else {}),
     )
     lines = [*before, f"experiment = {saved}"]
     if run:

@@ -42,5 +42,5 @@ STYLE = """<style>
 .lab-panel .lab-picture img{max-width:100%;height:auto}
 .lab-panel .lab-input label{min-width:90px;text-align:left}
 .lab-panel a.lab-link{color:#0969da;text-decoration:underline}
-.jp-mod-dark .lab-panel a.lab-link,[data-jp-theme-light='false'] .lab-panel a.lab-link{color:#58a6ff}
+[data-jp-theme-light='false'] .lab-panel a.lab-link{color:#58a6ff}
 </style>"""

@@ -254,6 +254,7 @@ class NewExperiment:
         self._context.in_background(safely, after)
 
     def _as_code(self) -> str:
+        upload = self._file.upload()
         saving_data, dataset = self._dataset.as_code()
         saving_model, model = self._model.as_code()
         return code.experiment_cell(
@@ -263,5 +264,6 @@ class NewExperiment:
             dataset=dataset,
             settings=self._settings.values(),
             details=self._details.value,
+            settings_file=upload.name if upload else "",
             before=[*saving_data, *saving_model],
         )

@@ -76,7 +76,7 @@ def text_input(label: str, value: str = "", hint: str = "", *, area: bool = Fals
         description=label,
         placeholder=hint,
         style=WIDE,
-        layout={"width": "100%", "max_width": "640px"},
+        layout={"width": "calc(100% - 4px)", "max_width": "640px"},
     )
     made.add_class("lab-input")
     return made
@@ -278,4 +278,8 @@ def close_all(widget: widgets.Widget) -> None:
     """Close a widget and all that is in it, so that nothing of it stays in the kernel."""
     for child in getattr(widget, "children", ()):
         close_all(child)
+    for kept in ("layout", "style"):  # widgets of their own, which closing does not reach
+        made = getattr(widget, kept, None)
+        if isinstance(made, widgets.Widget):
+            made.close()
     widget.close()

@@ -18,6 +18,7 @@ from flautim_lab.runners.progress import Progress
 from flautim_lab.runners.run import Run
 
 MOST_COMPARED = 50  # runs of a project that can be chosen
+MOST_PICTURES = 2
 
 
 class OutputsTab:
@@ -28,7 +29,10 @@ class OutputsTab:
         self._context = context
         self._run = run
         self._metric = widgets.Dropdown(
-            options=["loss"], description=text("Metric"), style=WIDE, layout={"width": "260px"}
+            options=[(text("all"), "")],
+            description=text("Metric"),
+            style=WIDE,
+            layout={"width": "260px"},
         )
         others = self._others(project)
         self._compare = widgets.SelectMultiple(
@@ -38,14 +42,17 @@ class OutputsTab:
             rows=min(max(len(others), 1), 4),
             layout={"width": "100%", "max_width": "640px", "display": "" if others else "none"},
         )
-        self._picture = widgets.Image(format="png", layout={"max_width": "100%", "height": "auto"})
-        self._picture.add_class("lab-picture")
+        # Loss, and beside it accuracy or the first error measure.
+        self._pictures = [
+            widgets.Image(format="png", layout={"max_width": "100%", "height": "auto"})
+            for _ in range(MOST_PICTURES)
+        ]
         self._last = html("")
         self._links = html("")
         self.widget = column(
             row(self._metric),
             self._compare,
-            self._picture,
+            row(*self._pictures),
             self._links,
             title(text("Last values")),
             self._last,
@@ -83,35 +90,40 @@ class OutputsTab:
 
         frame = self._run.metrics
         names = metric_names(frame)
+        for picture in self._pictures:
+            picture.layout.display = "none"
+        text = self._context.text
         if not names:
-            wait = self._context.text("Nothing is measured yet")
-            self._last.value = escape(wait)
-            self._picture.layout.display = "none"
+            self._last.value = escape(text("Nothing is measured yet"))
             return
-        if tuple(names) != tuple(self._metric.options):
+        known = ((text("all"), ""), *((name, name) for name in names))
+        if known != tuple(self._metric.options):
             chosen = self._metric.value
-            self._metric.options = names
-            self._metric.value = chosen if chosen in names else names[0]
+            self._metric.options = known
+            self._metric.value = chosen if chosen in names else ""
         others = [attach(run_id) for run_id in self._compare.value]
-        figure = self._run.plot(self._metric.value, compare=others)
-        png = to_png(figure)
-        self._picture.value = png
-        self._picture.layout.width = f"{shown_size(figure)[0]}px"
-        self._picture.layout.display = ""
+        shown = [self._metric.value] if self._metric.value else names[:MOST_PICTURES]
+        plots = []
+        for metric, picture in zip(shown, self._pictures, strict=False):
+            figure = self._run.plot(metric, compare=others)
+            picture.value = png = to_png(figure)
+            # Two beside each other where there is room for both.
+            full = f"{shown_size(figure)[0]}px"
+            picture.layout.width = full if len(shown) == 1 else "48%"
+            picture.layout.min_width = "min(380px, 100%)"
+            picture.layout.display = ""
+            name = f"{self._run.id}-{metric}"
+            plots.append(link(f"{name}.png", png, text("{metric} as PNG", metric=metric)))
+            if self._ended:
+                pdf = picture_bytes(figure, "pdf")
+                plots.append(link(f"{name}.pdf", pdf, text("{metric} as PDF", metric=metric)))
         self._last.value = _last_values(self._context, frame)
-        name = f"{self._run.id}-{self._metric.value}"
         if self._ended:
             csv = metrics_csv(self._run.folder, frame).read_bytes()
         else:
             csv = frame.to_csv(index=False).encode()
-        text = self._context.text
-        self._links.value = links(
-            link(f"{self._run.id}-metrics.csv", csv, text("Metrics as CSV")),
-            link(f"{name}.png", png, text("Plot as PNG")),
-            link(f"{name}.pdf", picture_bytes(figure, "pdf"), text("Plot as PDF"))
-            if self._ended
-            else "",
-        )
+        metrics = link(f"{self._run.id}-metrics.csv", csv, text("Metrics as CSV"))
+        self._links.value = links(metrics, *plots)
 
 
 def _last_values(context: Context, frame: Any) -> str:
