@@ -112,6 +112,18 @@ def survives_anything(outcome: Outcome) -> None:
     assert [len(outcome.records.faults(run.id)) for run in small] == [0, 4, 4]
 
 
+def panel(outcome: Outcome) -> None:
+    text = outcome.text()
+    assert "gerais finds ['Universidade Federal de Minas Gerais']" in text
+    assert "17217985 finds ['Universidade Federal de Minas Gerais']" in text
+    assert "the check digits of the CNPJ 17.217.985/0001-05 are wrong" in text
+    assert "granted: True\ngranted: False" in text
+    assert "stays; archive it instead" in text
+    proximal, averaged = outcome.runs
+    assert (proximal.settings["strategy"], averaged.settings["strategy"]) == ("FedProx", "FedAvg")
+    assert outcome.validation(proximal.id, "accuracy").iloc[-1] > 0.7
+
+
 def on_the_cluster(outcome: Outcome, runner: str = "processes") -> None:
     text = outcome.text()
     assert "weights equal, bit for bit: True; the same metrics: True" in text
@@ -144,6 +156,7 @@ LEARNED: dict[str, Callable[[Outcome], None]] = {
     "04_magics": magics,
     "05_connected_vehicles": connected_vehicles,
     "06_survives_anything": survives_anything,
+    "07_panel": panel,
     "08_on_the_cluster": on_the_cluster,
     "09_batch": batch,
 }
