@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.safetensors"
 METRICS_FILE = "metrics.csv"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NAMES = "names"
 _RESERVED = "__metadata__"  # safetensors' own entry
 
@@ -138,14 +139,24 @@ def load_model(folder: Path) -> dict[str, torch.Tensor]:
         raise disk_refused(f"the model {path} cannot be read", path, error) from None
 
 
+def no_formula(text: str) -> str:
+    """Return a text such that a spreadsheet shows it, and does not compute it.
+
+    The usual defence: an apostrophe before what a spreadsheet takes for the start of a formula.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
 def metrics_csv(folder: Path, frame: pd.DataFrame) -> Path:
     """Write a table of metrics (see ``Records.metrics``) as ``metrics.csv`` and return its path.
 
     Every number is written with all its digits. The client is empty where a line is for all
-    clients together, and a value that is not a number is written ``NaN``.
+    clients together, and a value that is not a number is written ``NaN``. A metric's name is never
+    a formula.
     """
     value = frame["value"].astype(object).where(frame["value"].notna(), "NaN")
-    text = frame.assign(value=value).to_csv(index=False, lineterminator="\n")
+    metric = frame["metric"].map(no_formula)
+    text = frame.assign(metric=metric, value=value).to_csv(index=False, lineterminator="\n")
     return write_atomic(folder / METRICS_FILE, text.encode("utf-8"))
 
 

@@ -282,6 +282,12 @@ def test_metrics_as_csv(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again, frame, check_dtype=False)
 
 
+def test_a_metric_that_is_named_like_a_formula_stays_text_in_a_spreadsheet(tmp_path: Path) -> None:
+    line = {"round": [1], "client": [0], "split": ["train"], "metric": ["=1+1"], "value": [-0.5]}
+    written = metrics_csv(tmp_path, pd.DataFrame(line)).read_text()
+    assert written.splitlines()[1] == "1,0,train,'=1+1,-0.5"
+
+
 def test_no_metrics_as_csv(tmp_path: Path) -> None:
     frame = pd.DataFrame({name: [] for name in ("round", "client", "split", "metric", "value")})
     assert metrics_csv(tmp_path, frame).read_text() == "round,client,split,metric,value\n"

@@ -12,12 +12,10 @@ from typing import Any
 import nbformat
 
 from flautim_lab.names import count
-from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.records.artifacts import no_formula, write_atomic
 from flautim_lab.runners.measures import lower_is_better
 from flautim_lab.runners.rerun.batch import USUAL, Batch, column
 from flautim_lab.runners.rerun.folder import BatchFolder
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_table(folder: BatchFolder, batch: Batch) -> None:
@@ -84,5 +82,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return repr(value)
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return no_formula(value) if isinstance(value, str) else str(value)

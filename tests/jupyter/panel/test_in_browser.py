@@ -30,6 +30,34 @@ if not catalog.projects("ufmg").items:
     catalog.add_project("ufmg", "Flowers", description="Which iris is it?")
 lab.panel()
 """
+#: Words of the panel whose contrast with what is behind them is below WCAG's AA (4.5 to 1).
+PALE = """() => {
+  const parts = text => text.match(/[\\d.]+/g).map(Number);
+  const light = rgb => {
+    const [r, g, b] = rgb.map(v => v / 255)
+      .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const over = (top, alpha, below) => below.map((v, i) => alpha * top[i] + (1 - alpha) * v);
+  const behind = one => {
+    const [r, g, b, alpha = 1] = parts(getComputedStyle(one).backgroundColor);
+    const below = alpha < 1 && one.parentElement ? behind(one.parentElement) : [255, 255, 255];
+    return over([r, g, b], alpha, below);
+  };
+  const faint = one => one ? getComputedStyle(one).opacity * faint(one.parentElement) : 1;
+  const pale = [];
+  for (const one of document.querySelectorAll('.lab-panel *')) {
+    const own = [...one.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    const written = own || one.matches('input, select');
+    if (!written || !one.checkVisibility() || one.closest('[disabled], style, option')) continue;
+    const [r, g, b, alpha = 1] = parts(getComputedStyle(one).color);
+    const back = behind(one);
+    const pair = [light(over([r, g, b], alpha * faint(one), back)), light(back)];
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) pale.push([one.textContent.trim() || one.tagName, ratio.toFixed(2)]);
+  }
+  return pale;
+}"""
 DATASET = '''\
 import flautim_lab as lab
 
@@ -259,3 +287,20 @@ def test_the_keyboard_alone_and_a_narrow_page(walk):
     )
     assert wide <= 2
     walk.shot("narrow")
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
+def test_words_can_be_read_on_dark_and_light_pages(walk, theme):
+    change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+    walk.page.evaluate(change, theme)
+    walk.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for()
+    walk.start()
+    walk.panel.get_by_label("Search", exact=True).wait_for()
+    assert walk.page.evaluate(PALE) == []
+    walk.press("Open Universidade Federal de Minas Gerais")
+    walk.press("Open Flowers")
+    walk.press("New experiment")
+    walk.type("Rounds", "0")
+    walk.see("rounds must be at least 1")
+    assert walk.page.evaluate(PALE) == []
+    walk.shot(f"words on {theme}")
