@@ -4,6 +4,7 @@ STYLE = """<style>
 .lab-panel{max-width:1180px;width:100%;box-sizing:border-box}
 .lab-panel .lab-row{display:flex;flex-flow:row wrap;gap:8px;align-items:center;overflow:visible}
 .lab-panel .lab-title{margin:6px 0 2px;font-size:17px}
+.lab-panel .jupyter-widget-Collapse-header{color:var(--jp-ui-font-color1,#1f2328)}
 .lab-panel .lab-faint{opacity:.75;font-weight:400}
 .lab-panel .widget-html-content{line-height:1.45}
 .lab-panel .lab-cards{display:flex;flex-flow:row wrap;gap:12px;overflow:visible;margin:6px 0}

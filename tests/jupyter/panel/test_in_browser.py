@@ -293,7 +293,7 @@ def test_the_keyboard_alone_and_a_narrow_page(walk):
 def test_words_can_be_read_on_dark_and_light_pages(walk, theme):
     change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
     walk.page.evaluate(change, theme)
-    walk.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for()
+    walk.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
     walk.start()
     walk.panel.get_by_label("Search", exact=True).wait_for()
     assert walk.page.evaluate(PALE) == []
