@@ -43,7 +43,10 @@ _HOMES = {
     "run": "runners.launch",
     "runs": "runners.launch",
     "attach": "runners.launch",
-    "compare": "runners.launch",
+    "compare": "runners.several",
+    "differences": "runners.several",
+    "export": "runners.several",
+    "verify": "runners.verify",
     "rerun": "runners.rerun.start",
     "resume": "runners.launch",
     "RunStatus": "records.event",
@@ -98,7 +101,9 @@ __all__ = [
     "by_size",
     "compare",
     "dataset",
+    "differences",
     "evenly",
+    "export",
     "load_ipython_extension",
     "model",
     "open_catalog",
@@ -110,6 +115,7 @@ __all__ = [
     "run_saved",
     "runs",
     "saved_experiment",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -142,11 +148,13 @@ if TYPE_CHECKING:
     from flautim_lab.jupyter.panel.shell import panel
     from flautim_lab.records.event import RunStatus
     from flautim_lab.runners.cluster import Cluster
-    from flautim_lab.runners.launch import attach, compare, resume, run, runs
+    from flautim_lab.runners.launch import attach, resume, run, runs
     from flautim_lab.runners.rerun.batch import Batch
     from flautim_lab.runners.rerun.start import rerun
     from flautim_lab.runners.run import Run
     from flautim_lab.runners.saved import run_saved
+    from flautim_lab.runners.several import compare, differences, export
+    from flautim_lab.runners.verify import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,9 @@ def test_the_public_names():
         "by_size",
         "compare",
         "dataset",
+        "differences",
         "evenly",
+        "export",
         "load_ipython_extension",
         "model",
         "open_catalog",
@@ -54,6 +56,7 @@ def test_the_public_names():
         "run_saved",
         "runs",
         "saved_experiment",
+        "verify",
     ]
     assert set(lab.__all__) <= set(dir(lab))
 

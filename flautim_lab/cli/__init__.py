@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from flautim_lab.cli.after import download, plot
+from flautim_lab.cli.after import compare, download, export_runs, plot, verify_notebook
 from flautim_lab.cli.doctor import diagnose
 from flautim_lab.cli.notebooks import rerun_notebook, run_notebook
 from flautim_lab.cli.runs import list_runs, scale_run, show_logs, show_run, stop_run
@@ -72,6 +72,9 @@ for _command in (
     scale_run,
     download,
     plot,
+    compare,
+    verify_notebook,
+    export_runs,
     diagnose,
 ):
     main.add_command(_command)

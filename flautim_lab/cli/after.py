@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flautim_lab.cli.facts import find_run, the_run
+from flautim_lab.cli.printing import INTERRUPTED_BY_USER, as_json, print_json
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
 
 DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
-PICTURES = (".png", ".svg", ".pdf")
+PARTS = ("metrics", "runs")
+
+some_runs = click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+the_metric = click.option(
+    "--metric", default="loss", show_default=True, help="Such as accuracy or mae."
+)
 
 
 @click.command("download")
@@ -27,28 +38,163 @@ def download(run_id: str, what: str, to: str | None) -> None:
 
 
 @click.command("plot")
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@some_runs
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True,
     help="A file that ends in .png, .svg or .pdf.",
 )  # fmt: skip
-@click.option("--metric", default="loss", show_default=True, help="Such as accuracy or mae.")
+@the_metric
 def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
     """Draw a metric of one run, or of several to compare them, over the rounds."""
-    suffix = output.suffix.lower()
-    if suffix not in PICTURES:
-        raise click.UsageError(
-            f"a plot is not written as {output.name!r}; end its name in {' or '.join(PICTURES)}"
-        )
-    from flautim_lab.plots import to_png
-
-    first, *others = [find_run(run_id) for run_id in run_ids]
-    figure = first.plot(metric, compare=others)
-    try:
-        if suffix == ".png":
-            output.write_bytes(to_png(figure))
-        else:
-            figure.savefig(output)
-    except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+    _check_picture(output)
+    first, *others = _runs(run_ids)
+    _save(first, others, metric, output)
     click.echo(output)
+
+
+@click.command("compare")
+@some_runs
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Also draw the curves, in a file that ends in .png, .svg or .pdf.",
+)  # fmt: skip
+@the_metric
+@click.option("--code", is_flag=True, help="Also print the lines of source that differ.")
+@as_json
+def compare(
+    run_ids: Sequence[str], output: Path | None, metric: str, code: bool, as_json: bool
+) -> None:
+    """Tell in what runs differ: settings, data, code, versions, and what came of them.
+
+    RUN may also be the folder of a batch (flautim-lab rerun), for all runs of its points.
+    """
+    from flautim_lab.runners.several import differences
+
+    if output is not None:
+        _check_picture(output)
+    found = differences(_runs(run_ids))
+    if output is not None:
+        first, *others = found.runs
+        _save(first, others, metric, output)
+    if as_json:
+        print_json(
+            {
+                "runs": [run.id for run in found.runs],
+                "differences": [
+                    {"kind": one.kind, "name": one.name, "values": list(one.values)}
+                    for one in found.found
+                ],
+                "results": found.results.to_dict(),
+                "code": found.code,
+            }
+        )
+        return
+    click.echo(repr(found))
+    if code and found.code:
+        click.echo(f"\n{found.code}", nl=False)
+    if output is not None:
+        click.echo(f"\n{output}")
+
+
+@click.command("verify")
+@click.argument("notebook", type=click.Path(path_type=Path))
+@click.option(
+    "--source", type=click.Path(path_type=Path), metavar="NOTEBOOK",
+    help="The notebook to execute.  [default: the one of that name near the executed one, or here]",
+)  # fmt: skip
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+    metavar="PART", help="By which part of itself a number may differ, such as 1e-5.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Keep the notebook as it was executed now.",
+)  # fmt: skip
+@as_json
+def verify_notebook(
+    notebook: Path, source: Path | None, tolerance: float, output: Path | None, as_json: bool
+) -> None:
+    """Execute a notebook again, and say whether its numbers are the same.
+
+    NOTEBOOK is an executed one, as run and rerun leave it. The exit status is 1 where the numbers
+    differ; the first thing that has changed is named: a parameter, a line of code, of data, a
+    version.
+    """
+    from flautim_lab.runners.verify import verify
+
+    try:
+        found = verify(notebook, source=source, tolerance=tolerance, output=output)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; nothing is verified", err=True)
+        sys.exit(INTERRUPTED_BY_USER)
+    if as_json:
+        print_json(
+            {
+                "same": found.same,
+                "compared": found.compared,
+                "changed": list(found.changed),
+                "differences": list(found.differences),
+                "notebook": str(found.notebook),
+                "source": str(found.source),
+                "runs": list(found.runs),
+            }
+        )
+    else:
+        click.echo(repr(found))
+    if not found.same:
+        sys.exit(1)
+
+
+@click.command("export")
+@some_runs
+@click.option(
+    "--to", required=True, metavar="TO",
+    help="A file that ends in .csv or .parquet, or an MLflow store such as sqlite:///mlflow.db.",
+)  # fmt: skip
+@click.option(
+    "--what", type=click.Choice(PARTS), default=PARTS[0], show_default=True,
+    help="What a table holds: all that was measured, or a line per run.",
+)  # fmt: skip
+def export_runs(run_ids: Sequence[str], to: str, what: str) -> None:
+    """Write runs in a form that other tools read: CSV, Parquet, MLflow.
+
+    RUN may also be the folder of a batch (flautim-lab rerun), for all runs of its points. What is
+    exported twice is there once.
+    """
+    from flautim_lab.runners.several import export
+
+    click.echo(export(_runs(run_ids), to, what))
+
+
+def _runs(texts: Sequence[str]) -> list[Run]:
+    """Return the runs that are named, and those of the batches that are."""
+    found: dict[str, Run] = {}
+    for text in texts:
+        for run_id in _of_batch(Path(text)) or [text]:
+            run = find_run(run_id)
+            found.setdefault(run.id, run)
+    return list(found.values())
+
+
+def _of_batch(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    from flautim_lab.runners.rerun.batch import INDEX, Batch
+
+    return Batch.read(folder).runs if (folder / INDEX).is_file() else []
+
+
+def _check_picture(output: Path) -> None:
+    from flautim_lab.errors import UsageError
+    from flautim_lab.plots.files import check_picture
+
+    try:
+        check_picture(output)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _save(first: Run, others: Sequence[Run], metric: str, output: Path) -> None:
+    from flautim_lab.plots.files import save_picture
+
+    save_picture(first.plot(metric, compare=others), output)

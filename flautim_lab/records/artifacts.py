@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flautim_lab.errors import RecordsError
-from flautim_lab.home import disk_refused, private_folder
+from flautim_lab.home import FILE_MODE, disk_refused, private_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,21 +28,31 @@ _NAMES = "names"
 _RESERVED = "__metadata__"  # safetensors' own entry
 
 
-def write_atomic(path: Path, content: bytes, midway: Callable[[], None] | None = None) -> Path:
+def write_atomic(
+    path: Path,
+    content: bytes,
+    midway: Callable[[], None] | None = None,
+    *,
+    shared: bool = False,
+) -> Path:
     """Write a file so that, whatever happens, it is the old one or the new one; mode 0600.
 
     The folder is made if needed. After the return the file survives a power cut. ``midway`` is
-    called when half of it is written, for those who want to see that happen.
+    called when half of it is written, for those who want to see that happen. A ``shared`` file,
+    such as one that a user has named, may be read by whom the umask lets.
 
     Raises
     ------
     RecordsError
         If it cannot be written (disk full, permission); nothing is left behind.
     """
-    private_folder(path.parent)
+    if not shared:
+        private_folder(path.parent)
     try:
-        # mkstemp makes it readable by its owner alone.
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(temporary, flags, 0o666 if shared else FILE_MODE)
         try:
             with os.fdopen(handle, "wb") as file:
                 half = len(content) // 2
@@ -60,6 +70,8 @@ def write_atomic(path: Path, content: bytes, midway: Callable[[], None] | None =
             raise
         _sync_folder(path.parent)
     except OSError as error:
+        if shared:
+            raise RecordsError(f"{path} cannot be written: {error.strerror or error}") from None
         raise disk_refused(f"the file {path} cannot be written", path, error) from None
     return path
 

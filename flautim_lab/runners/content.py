@@ -38,6 +38,8 @@ class Content:
     ----------
     code : str
         SHA-256 of the code.
+    modules : dict of str to str
+        Module of one's own, as a path, to its SHA-256; they are part of the code.
     files : dict of str to str
         Data file, as the notebook names it, to its SHA-256.
     versions : dict of str to str
@@ -45,6 +47,7 @@ class Content:
     """
 
     code: str
+    modules: Mapping[str, str]
     files: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -76,6 +79,7 @@ def content_of(notebook: Any, folder: Path, parameters: Mapping[str, object]) ->
     names = {str(path.relative_to(folder)): text for path, text in sorted(modules.items())}
     return Content(
         code=_sha(json.dumps([cells, names]).encode()),
+        modules={name: _sha(text.encode()) for name, text in names.items()},
         files=dict(_files(texts, folder, set(modules))),
         versions=_versions(frozenset(_imported(trees) - {path.stem for path in modules})),
     )

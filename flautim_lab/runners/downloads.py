@@ -39,9 +39,9 @@ def write_part(run: Run, what: str, to: str | Path | None) -> Path:
         elif what == "log":
             target.write_text(run.logs() + "\n", encoding="utf-8")
         elif what == "plot":
-            from flautim_lab.plots import to_png
+            from flautim_lab.plots.files import save_picture
 
-            target.write_bytes(to_png(run.plot()))
+            save_picture(run.plot(), target)
         else:
             source = run.folder / ("experiment/" if what == "experiment" else "") / suffix
             if not source.exists():

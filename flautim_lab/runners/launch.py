@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flautim_lab.errors import BundleError, ClusterError, ExperimentError, FlautimError
@@ -281,37 +281,6 @@ def resume(run_id: str | Run = "last") -> Run:
     else:
         processes.Processes(run.folder).watch()
     return run
-
-
-def compare(runs: Run | Iterable[Run | str], metric: str = "loss") -> Any:
-    """Return a picture of one metric of several runs.
-
-    Parameters
-    ----------
-    runs : Run or iterable of Run or str
-        The runs, or their ids as in :func:`attach`.
-    metric : str
-        ``loss``, ``accuracy``, or any other name in the first run's ``metrics``.
-
-    Raises
-    ------
-    ExperimentError
-        If there is no run, or something else among them.
-    """
-    if isinstance(runs, Run | str):
-        runs = [runs]
-    given = list(runs) if isinstance(runs, Iterable) else [runs]
-    for one in given:
-        if not isinstance(one, Run | str):
-            raise ExperimentError(
-                f"lab.compare takes runs or their ids, not {type(one).__name__}; "
-                "give what lab.run returned, as in lab.compare([first, second])"
-            )
-    listed = [attach(one) if isinstance(one, str) else one for one in given]
-    if not listed:
-        raise ExperimentError("there is no run to compare; give at least one")
-    first, *others = listed
-    return first.plot(metric, compare=others)
 
 
 def _known(records: Records, run_id: str) -> Run:

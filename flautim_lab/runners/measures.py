@@ -7,6 +7,7 @@ or its last.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flautim_lab.errors import RecordsError
+from flautim_lab.records.artifacts import MODEL_FILE
 from flautim_lab.records.event import ALL_CLIENTS, RunRecord
 from flautim_lab.records.store import Records
 
@@ -62,6 +64,28 @@ def measure(records: Records, run_id: str) -> Measures:
         if math.isfinite(value) and (better or math.isnan(known["best"])):
             known |= {"best": value, "best_round": event.round}
     return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def result_of(records: Records, run_id: str) -> dict[str, Any]:
+    """Return what came of a run, as a stamp keeps it: its plan, its curves, its weights' hash.
+
+    Returns
+    -------
+    dict
+        ``name``; ``plan``; ``curves``, a name such as ``validation_loss`` to a list of pairs of
+        round and value over all clients (None for what is not a finite number); ``model``, the
+        SHA-256 of the weights, empty where there are none.
+    """
+    run = records.run(run_id)
+    curves: dict[str, list[tuple[int, float | None]]] = {}
+    for event in records.events(run_id, kinds=("metric",)):
+        if event.client == ALL_CLIENTS and event.value is not None:
+            value = event.value if math.isfinite(event.value) else None
+            curves.setdefault(f"{event.split}_{event.name}", []).append((event.round, value))
+    model = ""
+    with contextlib.suppress(OSError), open(records.folder(run_id) / MODEL_FILE, "rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": run.name, "plan": run.plan, "curves": curves, "model": model}
 
 
 def bundle_of(records: Records, run_id: str) -> str:

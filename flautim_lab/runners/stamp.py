@@ -25,8 +25,12 @@ tell whether it must be executed again, and to execute it again. Its entries:
 ``metrics``
     Of that run (:mod:`flautim_lab.runners.measures`): a name such as
     ``validation_accuracy`` to ``final``, ``best`` and ``best_round``.
-``code``
-    SHA-256 of the code cells, and of the modules of one's own that they import.
+``results``
+    For each of ``runs``, what :mod:`flautim_lab.runners.verify` compares: ``name``, ``plan``,
+    ``curves`` (a name such as ``validation_loss`` to pairs of round and value, over all clients)
+    and ``model`` (SHA-256 of the trained weights, empty without any).
+``code``, ``modules``
+    SHA-256 of the code cells and of the modules of one's own that they import; of each module.
 ``files``, ``data``
     SHA-256 of each data file that the notebook names, and of all of them together.
 ``bundle``

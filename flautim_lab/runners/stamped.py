@@ -20,13 +20,20 @@ from flautim_lab.errors import ExecutionError, NotebookError, RecordsError
 from flautim_lab.home import home
 from flautim_lab.records.store import Records
 from flautim_lab.runners.content import Content, content_of
-from flautim_lab.runners.measures import bundle_of, end_detached, measure, run_that_counts
+from flautim_lab.runners.measures import (
+    bundle_of,
+    end_detached,
+    measure,
+    result_of,
+    run_that_counts,
+)
 from flautim_lab.runners.parameters import (
     check_parameters,
     find_notebook,
     read_notebook,
     read_parameters,
 )
+from flautim_lab.runners.rows import keep_marks
 from flautim_lab.runners.stamp import stamp
 from flautim_lab.training.cores import usable_cores
 
@@ -72,11 +79,15 @@ def facts_of(
     records = Records.default()
     run = None
     metrics: dict[str, dict[str, float]] = {}
+    results: list[dict[str, Any]] = []
     try:
         if outcome.status != FINISHED:
             end_detached(records, outcome.runs)
         run = run_that_counts(records, outcome.runs)
         metrics = measure(records, run.id) if run is not None else {}
+        results = [result_of(records, run_id) for run_id in outcome.runs]
+        if run is not None:
+            keep_marks(records.folder(run.id), content.files, source.parent)
     except RecordsError as error:
         outcome.error = outcome.error or f"its numbers cannot be read: {error}"
     return {
@@ -91,7 +102,9 @@ def facts_of(
         "runs": outcome.runs,
         "run": run.id if run is not None else "",
         "metrics": {name: _as_json(values) for name, values in metrics.items()},
+        "results": results,
         "code": content.code,
+        "modules": dict(content.modules),
         "files": dict(content.files),
         "data": content.data,
         "bundle": bundle_of(records, run.id) if run is not None else "",

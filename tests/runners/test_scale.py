@@ -81,6 +81,7 @@ def test_scaled_down_and_up_again_the_kernels_bits(folders, watching):
         run.scale(workers=2)
 
 
+@pytest.mark.chaos
 def test_rows_that_stay_at_home_stay_there_when_it_is_scaled(folders, watching, tmp_path):
     whole = iris_frame()
     whole["home"] = ["here"] * 60 + ["there"] * 90

@@ -127,6 +127,7 @@ def test_a_stop_goes_through_the_service(service):
     wait_for(lambda: not service.cluster.living(), "its pods are gone")
 
 
+@pytest.mark.chaos  # scaling itself is tested without the service, too
 def test_a_run_is_scaled_through_the_service(service):
     made = experiment(DropoutNet, rounds=150, clients=4, strategy="FedAdam")
     expected = lab.run(made).wait()

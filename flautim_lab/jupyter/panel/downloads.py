@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from flautim_lab.jupyter.panel.text import Text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from flautim_lab.runners.run import Run
 
 MOST_LINK_BYTES = 8 * 2**20  # of a file in the page; a larger one is written beside the notebook
@@ -32,13 +30,6 @@ def link(name: str, content: bytes, words: str) -> str:
 def links(*made: str) -> str:
     """Return links beside each other."""
     return " &nbsp; ".join(filter(None, made))
-
-
-def picture_bytes(figure: Figure, kind: str) -> bytes:
-    """Return a figure as a file: ``"pdf"`` or ``"svg"``."""
-    content = io.BytesIO()
-    figure.savefig(content, format=kind)
-    return content.getvalue()
 
 
 def model_links(text: Text, run: Run) -> str:

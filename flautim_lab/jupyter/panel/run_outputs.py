@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from flautim_lab.errors import RecordsError
 from flautim_lab.jupyter.panel.context import Context
-from flautim_lab.jupyter.panel.downloads import link, links, model_links, picture_bytes
+from flautim_lab.jupyter.panel.downloads import link, links, model_links
 from flautim_lab.jupyter.panel.parts import WIDE, column, html, row, table, title
 from flautim_lab.jupyter.style import number
 from flautim_lab.records.artifacts import metrics_csv
@@ -87,6 +87,7 @@ class OutputsTab:
 
     def _draw(self) -> None:
         from flautim_lab.plots import metric_names, shown_size, to_png
+        from flautim_lab.plots.files import picture_bytes
 
         frame = self._run.metrics
         names = metric_names(frame)
@@ -115,7 +116,7 @@ class OutputsTab:
             name = f"{self._run.id}-{metric}"
             plots.append(link(f"{name}.png", png, text("{metric} as PNG", metric=metric)))
             if self._ended:
-                pdf = picture_bytes(figure, "pdf")
+                pdf = picture_bytes(figure, ".pdf")
                 plots.append(link(f"{name}.pdf", pdf, text("{metric} as PDF", metric=metric)))
         self._last.value = _last_values(self._context, frame)
         if self._ended:

@@ -18,7 +18,7 @@ from flautim_lab.runners.rerun.folder import BatchFolder, Task, file_name
 from flautim_lab.runners.rerun.points import Points, make_points, read_points
 from flautim_lab.runners.rerun.progress import Progress
 from flautim_lab.runners.rerun.schedule import Schedule
-from flautim_lab.runners.rerun.summary import write_notebook, write_table
+from flautim_lab.runners.rerun.summary import write_notebook, write_summary
 from flautim_lab.runners.stamped import Outcome, facts_of
 
 WHERE = ("local", "cluster")
@@ -132,7 +132,7 @@ class _Work:
         """Execute what is not done, and sum up."""
         waiting = self._look()
         self._batch.write()
-        write_table(self._folder, self._batch)
+        write_summary(self._folder, self._batch)
         done = len(self._tasks) - len(waiting)
         self._progress = Progress(len(self._tasks), done, jobs, shown=self._say and bool(waiting))
         with Schedule(
@@ -192,7 +192,7 @@ class _Work:
         content = self._contents[task.number - 1]
         entry.stamp = facts_of(self._source, self._defaults, task.point, content, outcome)
         self._folder.keep(task, entry.stamp)
-        write_table(self._folder, self._batch)
+        write_summary(self._folder, self._batch)
         self._progress.ended(entry)
 
 

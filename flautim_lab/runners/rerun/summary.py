@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,20 +9,19 @@ from typing import Any
 import nbformat
 
 from flautim_lab.names import count
-from flautim_lab.records.artifacts import no_formula, write_atomic
+from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.records.table_file import write_table
 from flautim_lab.runners.measures import lower_is_better
 from flautim_lab.runners.rerun.batch import USUAL, Batch, column
 from flautim_lab.runners.rerun.folder import BatchFolder
 
 
-def write_table(folder: BatchFolder, batch: Batch) -> None:
+def write_summary(folder: BatchFolder, batch: Batch) -> None:
     """Write ``summary.csv``, whole or not at all."""
-    rows = batch.in_order()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_cell(name) for name in rows[0])
-    writer.writerows([_cell(value) for value in row.values()] for row in rows)
-    write_atomic(folder.summary, text.getvalue().encode("utf-8", "backslashreplace"))
+    import pandas as pd
+
+    # As objects: a whole number stays one beside a point that has none.
+    write_table(folder.summary, pd.DataFrame(batch.in_order(), dtype=object))
 
 
 def write_notebook(folder: BatchFolder, batch: Batch) -> Path:
@@ -74,12 +70,3 @@ def _cells(batch: Batch) -> list[Any]:
         rows = 'batch.summary[batch.summary["status"] != "finished"]'
         cells.append(code(f"{rows}[{columns!r}]"))
     return cells
-
-
-def _cell(value: object) -> str:
-    """Return a value as a spreadsheet reads it: no text of a user's becomes a formula."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    return no_formula(value) if isinstance(value, str) else str(value)

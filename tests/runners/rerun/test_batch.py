@@ -12,7 +12,7 @@ import pytest
 from flautim_lab.errors import UsageError
 from flautim_lab.runners.rerun.batch import Batch, Entry, column
 from flautim_lab.runners.rerun.folder import BatchFolder
-from flautim_lab.runners.rerun.summary import write_notebook, write_table
+from flautim_lab.runners.rerun.summary import write_notebook, write_summary
 
 
 def entry(number: int, loss: float | None, status: str = "finished", /, **point: Any) -> Entry:
@@ -60,7 +60,7 @@ def test_a_table_without_formulas_and_two_columns_of_one_name(tmp_path: Path) ->
     assert column("status") == "parameter_status"
     assert column("validation_loss") == "parameter_validation_loss"
     folder = BatchFolder(tmp_path)
-    write_table(folder, batch)
+    write_summary(folder, batch)
     with open(folder.summary, newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["parameter_status"], first["seed"], first["error"]) == (

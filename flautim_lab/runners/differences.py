@@ -1,0 +1,198 @@
+"""In what runs differ: settings, data, code, how their numbers are made, and what came of it."""
+
+from __future__ import annotations
+
+import difflib
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flautim_lab.errors import BundleError
+from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.names import count
+from flautim_lab.runners.labels import labels
+from flautim_lab.runners.measures import measure
+from flautim_lab.runners.settings_of import experiment_json, settings_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from flautim_lab.runners.run import Run
+
+VERSIONS = ("torch", "numpy", "flwr")  # of the numerics plan
+LONGEST = 40  # of a value in a table
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not the same in all runs.
+
+    Attributes
+    ----------
+    kind : {"setting", "data", "code", "version", "numerics"}
+    name : str
+        Which setting, file, package, or entry of the numerics plan.
+    values : tuple of str
+        What it is in each run, in their order; "" where it is not there.
+    """
+
+    kind: str
+    name: str
+    values: tuple[str, ...]
+
+
+class Differences:
+    """In what runs differ; shown as a table.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        At least two; the others are told against the first.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = tuple(runs)
+
+    @cached_property
+    def found(self) -> tuple[Difference, ...]:
+        """Everything that is not the same in all runs; empty where they differ in nothing."""
+        return tuple(
+            Difference(kind, name, values)
+            for kind, facts in (
+                ("setting", [settings_of(run) for run in self.runs]),
+                ("data", [_data(run) for run in self.runs]),
+                ("code", [self._code(run) for run in self.runs]),
+                ("version", [_of_plan(run, versions=True) for run in self.runs]),
+                ("numerics", [_of_plan(run, versions=False) for run in self.runs]),
+            )
+            for name in _names(facts)
+            if len(set(values := tuple(_shown(one.get(name)) for one in facts))) > 1
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A DataFrame with one line per difference: ``kind``, ``name``, and a column per run."""
+        import pandas as pd
+
+        lines = [(one.kind, one.name, *one.values) for one in self.found]
+        return pd.DataFrame(lines, columns=["kind", "name", *self._columns])
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """The last value of each metric over all clients: a line per metric, a column per run."""
+        import pandas as pd
+
+        columns = {
+            name: {metric: known["final"] for metric, known in measured.items()}
+            for name, measured in zip(self._columns, self._measures, strict=True)
+        }
+        return pd.DataFrame(columns, dtype=float)
+
+    @property
+    def code(self) -> str:
+        """The lines of source that differ from the first run's, as ``diff -u`` tells them."""
+        first, *others = self._sources
+        return "".join(
+            line
+            for run, files in zip(self.runs[1:], others, strict=True)
+            for line in _diff(first, files, self.runs[0].id, run.id)
+        )
+
+    def plot(self, metric: str = "loss") -> Figure:
+        """Return the runs' curves of a metric on one plot, as :meth:`Run.plot` does."""
+        first, *others = self.runs
+        return first.plot(metric, compare=others)
+
+    def __repr__(self) -> str:
+        names = labels([run.record for run in self.runs])
+        lines = [f"{run.id}  {names[run.id]}" for run in self.runs]
+        if self.found:
+            lines += ["", self.table.to_string(index=False, max_colwidth=LONGEST)]
+        else:
+            lines += ["", "the same settings, data, code and versions"]
+        if len(self.results):
+            lines += ["", "at the end", self.results.to_string(float_format="{:.6g}".format)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        names = labels([run.record for run in self.runs])
+        head = "<br>".join(html.escape(f"{run.id}: {names[run.id]}") for run in self.runs)
+        table = self.table.to_html(index=False, border=0) if self.found else ""
+        same = "" if self.found else "<p>The same settings, data, code and versions.</p>"
+        return f"<p>{head}</p>{table}{same}{self.results.to_html(border=0)}"
+
+    @property
+    def _columns(self) -> list[str]:
+        return [run.id for run in self.runs]
+
+    @cached_property
+    def _measures(self) -> list[Mapping[str, Mapping[str, float]]]:
+        return [measure(run._records, run.id) for run in self.runs]
+
+    @cached_property
+    def _sources(self) -> list[Mapping[str, str]]:
+        return [_source(run) for run in self.runs]
+
+    def _code(self, run: Run) -> dict[str, str]:
+        """Return for each file whether it is that of the first run, in words."""
+        first, own = self._sources[0], self._sources[self.runs.index(run)]
+        if not own:
+            return {"source": f"not kept: {run.record.settings.get('unbundled', 'none')}"}
+        told = {}
+        for name in {**first, **own}:
+            if name not in own:
+                continue
+            if own is first or own[name] == first.get(name):
+                told[name] = count(len(own[name].splitlines()), "line")
+            else:
+                told[name] = _changed(first.get(name, ""), own[name])
+        return told
+
+
+def _changed(before: str, after: str) -> str:
+    lines = list(difflib.ndiff(before.splitlines(), after.splitlines()))
+    added, gone = (sum(line.startswith(sign) for line in lines) for sign in ("+ ", "- "))
+    return f"{count(len(after.splitlines()), 'line')}: +{added} -{gone}"
+
+
+def _diff(first: Mapping[str, str], other: Mapping[str, str], one: str, two: str) -> list[str]:
+    lines: list[str] = []
+    for name in {**first, **other}:
+        before, after = (files.get(name, "").splitlines() for files in (first, other))
+        told = difflib.unified_diff(before, after, f"{one}/{name}", f"{two}/{name}", lineterm="")
+        lines += [f"{line}\n" for line in told]
+    return lines
+
+
+def _source(run: Run) -> Mapping[str, str]:
+    try:
+        return Bundle.read(run.folder / "experiment" / "bundle").files
+    except BundleError:
+        return {}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return what is known of a run's rows, without one of them."""
+    kept = experiment_json(run).get("dataset")
+    facts = dict(kept) if isinstance(kept, dict) else {}
+    if "sha256" in facts:
+        facts["sha256"] = str(facts["sha256"])[:16]
+        facts.pop("path", None)  # the same rows elsewhere are the same rows
+    facts = {k: v for k, v in facts.items() if k not in ("kind", "role", "name")}
+    return {**facts, "rows of each client": run.record.settings.get("client_rows") or None}
+
+
+def _of_plan(run: Run, *, versions: bool) -> dict[str, Any]:
+    plan = {k: v for k, v in run.plan.items() if k != "seed"}  # a setting
+    return {k: v for k, v in plan.items() if (k in VERSIONS) == versions}
+
+
+def _names(facts: Sequence[Mapping[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for one in facts for name in one))
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)

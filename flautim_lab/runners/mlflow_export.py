@@ -1,0 +1,179 @@
+"""Runs in MLflow, by its own client: params, every metric by round, and the files of the run.
+
+A run is found again by its tag ``flautim_lab.run``: exported twice it is there once, and one that
+was still going gets what is new. Rows of data are never sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from flautim_lab.errors import FlautimError, RecordsError, UsageError
+from flautim_lab.names import slug
+from flautim_lab.records.artifacts import METRICS_FILE, MODEL_FILE, metrics_csv, write_atomic
+from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus
+from flautim_lab.runners.measures import bundle_of
+from flautim_lab.runners.settings_of import settings_of
+
+if TYPE_CHECKING:
+    from flautim_lab.runners.run import Run
+
+RUN_TAG, SEEN_TAG = "flautim_lab.run", "flautim_lab.events"
+MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 500  # of one call, and of one value
+ENDED = {RunStatus.FINISHED: "FINISHED", RunStatus.STOPPED: "KILLED"}
+_REFUSED = re.compile(r"[^\w\-. :/]")  # in a name of MLflow's
+
+
+def to_mlflow(runs: Sequence[Run], uri: str) -> str:
+    """Write runs to an MLflow tracking store, and return where, without a password.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    uri : str
+        ``sqlite:///mlflow.db``, ``http://...``, or whatever else MLflow takes; the runs of an
+        experiment's name are one experiment there.
+
+    Raises
+    ------
+    UsageError
+        For a folder (``file://``), which MLflow 3 does not take any more.
+    RecordsError
+        If MLflow is not installed, cannot be reached, or refuses.
+    """
+    if uri.startswith("file:"):
+        raise UsageError("MLflow keeps runs in no plain folder any more; give sqlite:///mlflow.db")
+    # MLflow reports usage unless it is told not to, and tries for minutes what does not answer.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise RecordsError(
+            "this needs MLflow, which is not installed; pip install 'flautim-lab[export]'"
+        ) from error
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    shown = _without_password(uri)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        for run in runs:
+            _export(client, run, uri)
+    except FlautimError:
+        raise
+    except Exception as error:  # MLflow lets the errors of its database and of its requests through
+        said = " ".join(str(error).split()).replace(uri, shown)
+        raise RecordsError(f"MLflow at {shown} did not take the runs: {said[:300]}") from error
+    return shown
+
+
+def _export(client: Any, run: Run, uri: str) -> None:
+    record = run.record
+    experiment = _experiment(client, record.name, uri)
+    found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record.id}'", max_results=1)
+    there = (
+        found[0]
+        if found
+        else client.create_run(
+            experiment,
+            start_time=round(record.created * 1000),
+            run_name=record.id,
+            tags={RUN_TAG: record.id},
+        )
+    )
+    number, seen = there.info.run_id, int(there.data.tags.get(SEEN_TAG, 0))
+    # Read before the events: what is written in between is sent next time.
+    ended = record.status.ended
+    events = run.events(after=seen)
+    for params in _batches(list(settings_of(run).items()), MOST_PARAMS):
+        client.log_batch(number, params=[_param(name, value) for name, value in params])
+    for metrics in _batches([e for e in events if e.kind == "metric"], MOST_METRICS):
+        client.log_batch(number, metrics=[_metric(event) for event in metrics])
+    for name, value in _tags(run).items():
+        client.set_tag(number, name, value)
+    if not ended:
+        client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
+        return
+    if events or there.info.status == "RUNNING":
+        for path, place in _files(run):
+            client.log_artifact(number, str(path), place)
+    client.set_terminated(
+        number,
+        ENDED.get(record.status, "FAILED"),
+        round((record.created + record.seconds) * 1000),
+    )
+    # Last: whatever was cut off before is sent again, and MLflow keeps equal points once.
+    client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
+
+
+def _experiment(client: Any, name: str, uri: str) -> str:
+    """Return the id of the experiment of that name, made if needed."""
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    place = None
+    if uri.startswith("sqlite:///"):
+        # Beside the database; MLflow would take the folder that one happens to work in.
+        database = Path(uri.removeprefix("sqlite:///")).absolute()
+        place = (database.parent / "mlartifacts" / slug(name)).as_uri()
+    return str(client.create_experiment(name, artifact_location=place))
+
+
+def _param(name: str, value: object) -> Any:
+    from mlflow.entities import Param
+
+    return Param(_REFUSED.sub("_", name), str(value)[:MOST_CHARACTERS])
+
+
+def _metric(event: Event) -> Any:
+    from mlflow.entities import Metric
+
+    name = f"{event.split}_{event.name}"
+    if event.client != ALL_CLIENTS:
+        name = f"{name}/client {event.client}"
+    value = float("nan") if event.value is None else event.value
+    return Metric(_REFUSED.sub("_", name), value, round(event.time * 1000), event.round)
+
+
+def _tags(run: Run) -> dict[str, str]:
+    record = run.record
+    tags = {"runner": record.runner, "status": str(record.status), "message": record.message}
+    tags["bundle"] = bundle_of(run._records, run.id)
+    tags |= {f"plan.{name}": str(value) for name, value in record.plan.items()}
+    return {f"flautim_lab.{name}": value for name, value in tags.items() if value}
+
+
+def _files(run: Run) -> Iterator[tuple[Path, str | None]]:
+    """Return the files of a run, and in which folder they go; never rows of data."""
+    folder = run.folder
+    metrics_csv(folder, run.metrics)
+    log = write_atomic(folder / "run.log", f"{run.logs()}\n".encode("utf-8", "backslashreplace"))
+    for path in (folder / MODEL_FILE, folder / METRICS_FILE, log):
+        if path.is_file():
+            yield path, None
+    settings = folder / "experiment" / "experiment.json"
+    if settings.is_file():
+        yield settings, "experiment"
+    bundle = folder / "experiment" / "bundle"
+    for path in sorted(bundle.rglob("*")):
+        if path.is_file():
+            yield path, str(path.parent.relative_to(folder))
+
+
+def _batches(things: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(things), size):
+        yield things[start : start + size]
+
+
+def _without_password(uri: str) -> str:
+    with contextlib.suppress(ValueError):
+        if password := urlsplit(uri).password:
+            return uri.replace(f":{password}@", ":***@")
+    return uri
