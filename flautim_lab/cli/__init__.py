@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from flautim_lab.cli.after import compare, download, export_runs, plot, verify_notebook
+from flautim_lab.cli.after import compare, download, export_runs, plot
 from flautim_lab.cli.doctor import diagnose
-from flautim_lab.cli.notebooks import rerun_notebook, run_notebook
+from flautim_lab.cli.notebooks import rerun_notebook, run_notebook, verify_notebook
 from flautim_lab.cli.runs import list_runs, scale_run, show_logs, show_run, stop_run
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import unknown
@@ -65,6 +65,7 @@ def main() -> None:
 for _command in (
     run_notebook,
     rerun_notebook,
+    verify_notebook,
     list_runs,
     show_run,
     show_logs,
@@ -73,7 +74,6 @@ for _command in (
     download,
     plot,
     compare,
-    verify_notebook,
     export_runs,
     diagnose,
 ):

@@ -169,6 +169,62 @@ def rerun_notebook(
         sys.exit(1)
 
 
+@click.command("verify")
+@click.argument("notebook", type=click.Path(path_type=Path))
+@click.option(
+    "--source", type=click.Path(path_type=Path), metavar="NOTEBOOK",
+    help="The notebook to execute.  [default: the one of that name near the executed one, or here]",
+)  # fmt: skip
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+    metavar="PART", help="By which part of itself a number may differ, such as 1e-5.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Keep the notebook as it was executed now.",
+)  # fmt: skip
+@as_json
+def verify_notebook(
+    notebook: Path, source: Path | None, tolerance: float, output: Path | None, as_json: bool
+) -> None:
+    """Execute a notebook again, and say whether its numbers are the same.
+
+    NOTEBOOK is an executed one, as run and rerun leave it. The exit status is 1 where the numbers
+    differ; the first thing that has changed is named: a parameter, a line of code, of data, a
+    version.
+    """
+    from flautim_lab.runners.verify import verify
+
+    shown = sys.stderr.isatty()
+    progress = _show_cell if shown else None
+    try:
+        found = verify(
+            notebook, source=source, tolerance=tolerance, output=output, progress=progress
+        )
+    except KeyboardInterrupt:
+        click.echo("\nstopped; nothing is verified", err=True)
+        sys.exit(INTERRUPTED_BY_USER)
+    finally:
+        if shown:
+            click.echo(err=True)
+    if as_json:
+        print_json(
+            {
+                "same": found.same,
+                "compared": found.compared,
+                "changed": list(found.changed),
+                "differences": list(found.differences),
+                "notebook": str(found.notebook),
+                "source": str(found.source),
+                "runs": list(found.runs),
+            }
+        )
+    else:
+        click.echo(repr(found))
+    if not found.same:
+        sys.exit(1)
+
+
 def _once(pairs: Sequence[tuple[str, Value]]) -> dict[str, Value]:
     """Return names and values as a mapping; a name may be there once."""
     names = [name for name, _ in pairs]

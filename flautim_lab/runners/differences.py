@@ -109,12 +109,15 @@ class Differences:
     def __repr__(self) -> str:
         names = labels([run.record for run in self.runs])
         lines = [f"{run.id}  {names[run.id]}" for run in self.runs]
+        short = {run.id: f"...{run.id[-8:]}" for run in self.runs}
         if self.found:
-            lines += ["", self.table.to_string(index=False, max_colwidth=LONGEST)]
+            table = self.table.rename(columns=short)
+            lines += ["", table.to_string(index=False, max_colwidth=LONGEST)]
         else:
             lines += ["", "the same settings, data, code and versions"]
         if len(self.results):
-            lines += ["", "at the end", self.results.to_string(float_format="{:.6g}".format)]
+            results = self.results.rename(columns=short)
+            lines += ["", "at the end", results.to_string(float_format="{:.6g}".format)]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

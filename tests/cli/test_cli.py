@@ -21,8 +21,9 @@ from flautim_lab.cli.after import DOWNLOADS
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
+from flautim_lab.runners.rerun.batch import Batch, Entry
 from flautim_lab.runners.run import DOWNLOADS as DOWNLOADS_OF_RUN
-from flautim_lab.runners.stamp import read_stamp
+from flautim_lab.runners.stamp import read_stamp, stamp
 from tests.federations import hear_interrupts
 
 EXPERIMENT = """\
@@ -346,6 +347,52 @@ def test_download_and_plot(tmp_path: Path) -> None:
     result = call("plot", "r1", "-o", str(target / "a.png"))  # in a file, not a folder
     assert result.exit_code == 1
     assert f"{target}/a.png cannot be written" in result.stderr
+
+
+def test_compare_and_export(tmp_path: Path) -> None:
+    make_run("r1-first")
+    make_run("r2-second", name="=other run", losses=(0.9, 0.2))
+    picture = tmp_path / "both.svg"
+    result = call("compare", "r1", "r2", "-o", str(picture), "--code")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("r1-first  kept run\nr2-second  =other run\n")
+    assert result.stdout.endswith(f"\n{picture}\n")
+    assert picture.read_bytes().startswith(b"<?xml")
+    assert (picture.stat().st_mode & 0o777) == 0o666 & ~umask()
+    found = json.loads(call("compare", "r1", "r2", "--json").stdout)
+    assert found["runs"] == ["r1-first", "r2-second"]
+    assert found["results"]["r2-second"]["validation_loss"] == 0.4
+    assert (found["differences"], found["code"]) == ([], "")
+    result = call("compare", "r1")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: one run differs from nothing; give at least two\n",
+    )
+    assert call("compare", "r1", "r2", "-o", "a.jpg").exit_code == 2
+
+    target = tmp_path / "runs.csv"
+    (tmp_path / "grid" / "points").mkdir(parents=True)
+    Batch(tmp_path / "grid", "a.ipynb", [], [Entry(1, {}, "a", "a.ipynb")]).write()
+    point = tmp_path / "grid" / "points" / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), point)
+    stamp(point, {"run": "r2-second"})
+    result = call("export", "r1", str(tmp_path / "grid"), "--to", str(target), "--what", "runs")
+    assert result.stdout == f"{target}\n"
+    assert [line.split(",")[:2] for line in target.read_text().splitlines()[1:]] == [
+        ["r1-first", "kept run"],
+        ["r2-second", "'=other run"],
+    ]
+    result = call("export", "r1", "--to", "runs.xlsx")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: a table is not written as 'runs.xlsx'; end its name in .csv or .parquet\n",
+    )
+
+
+def umask() -> int:
+    now = os.umask(0o022)
+    os.umask(now)
+    return now
 
 
 def test_records_that_are_no_database(home: Path) -> None:
