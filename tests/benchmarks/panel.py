@@ -3,8 +3,10 @@
 ``python tests/benchmarks/panel.py [--institutions N] [--experiments N] [--repeats N]``: fills a
 catalog (SQLite), then, in fresh kernels, measures from ``lab.panel()`` to the first screen, and for
 each key that is typed into the search for institutions and into that for the experiments of one
-project with a tenth of them all. What the browser draws is not in it. It prints the figures, and
-writes them to ``build/bench/panel.json``.
+project with a tenth of them all. Then the path of a CSV file of a million rows goes into the form of a
+new experiment: how long until its columns are there, and how long the kernel did not do other work
+meanwhile. What the browser draws is not in it. It prints the figures, and writes them to
+``build/bench/panel.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +65,22 @@ began = time.perf_counter()
 shown.go(Place("project", "i0/p"))
 project = time.perf_counter() - began
 experiments = type_into("experiment 77")
-print(json.dumps({"first": first, "widgets": first_widgets, "found": found,
+
+shown.go(Place("new experiment", "i0/p"))
+(path,) = [one for one in every(shown.widget)
+           if isinstance(one, ipywidgets.Text) and one.placeholder == "data/trips.csv"]
+def targets():
+    return [one for one in every(shown.widget) if isinstance(one, ipywidgets.Dropdown)
+            and one.description == "Target" and one.options]
+began = time.perf_counter()
+path.value = "million.csv"
+late = []
+while not targets():
+    tick = time.perf_counter()
+    time.sleep(0.01)
+    late.append(time.perf_counter() - tick - 0.01)
+table = time.perf_counter() - began
+print(json.dumps({"table": table, "late": late, "first": first, "widgets": first_widgets, "found": found,
                   "project": project, "institutions": institutions, "experiments": experiments}))
 """
 
@@ -94,6 +113,14 @@ def fill(institutions: int, experiments: int) -> float:
     return time.perf_counter() - began
 
 
+def write_table(path: Path, rows: int) -> None:
+    """Write a CSV file of seven columns."""
+    random = np.random.default_rng(7)
+    frame = pd.DataFrame(random.normal(size=(rows, 6)).round(4), columns=list("abcdef"))
+    frame["kind"] = random.choice(["low", "high"], rows)
+    frame.to_csv(path, index=False)
+
+
 def once(folder: Path) -> dict:
     """Open the panel in a fresh kernel, and type."""
     import flautim_lab as lab
@@ -119,6 +146,7 @@ def main() -> None:
         os.environ["FLAUTIM_LAB_HOME"] = str(Path(scratch, "home"))
         os.environ["FLAUTIM_LAB_LANGUAGE"] = "en"
         Path(scratch, "home").mkdir()
+        write_table(Path(scratch, "million.csv"), 1_000_000)
         filled = fill(asked.institutions, asked.experiments)
         print(f"filled in {filled:.0f} s")
         runs = [once(Path(scratch)) for _ in range(asked.repeats)]
@@ -129,6 +157,8 @@ def main() -> None:
     figures = {
         "first screen, s": statistics.median(run["first"] for run in runs),
         "a project's screen, s": statistics.median(run["project"] for run in runs),
+        "a million rows, columns shown, s": statistics.median(run["table"] for run in runs),
+        "a million rows, kernel held up, ms: worst": 1000 * max(max(run["late"]) for run in runs),
         "widgets": runs[0]["widgets"],
         "cards found": runs[0]["found"],
         **{

@@ -31,6 +31,7 @@ MISSING = [
     for what, found in {
         "chromium": CHROMIUM,
         "jupyterlab": importlib.util.find_spec("jupyterlab"),
+        "notebook": importlib.util.find_spec("notebook"),
         "playwright": importlib.util.find_spec("playwright"),
     }.items()
     if not found
@@ -108,6 +109,7 @@ def server(tmp_path_factory, pytestconfig) -> Iterator[Server]:
         f"--ServerApp.root_dir={folder / 'notebooks'}",
         # So that a test can give JupyterLab's own commands by name.
         "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
     ]
     log = folder / "server.log"
     with log.open("w") as output:
@@ -156,13 +158,16 @@ def browser() -> Iterator[Any]:
 
 
 class Lab:
-    """A page with one notebook, driven as a person drives it."""
+    """A page with one notebook, driven as a person drives it: in JupyterLab, or in Notebook 7."""
 
-    def __init__(self, page: Any, server: Server, path: Path, shots: Path) -> None:
+    def __init__(
+        self, page: Any, server: Server, path: Path, shots: Path, *, lab: bool = True
+    ) -> None:
         self.page, self._server, self.path, self._shots = page, server, path, shots
         page.set_default_timeout(60_000)
         # A workspace of its own: no tabs of other tests.
-        page.goto(f"{server.url}/lab/workspaces/{path.stem}/tree/{path.name}?token={TOKEN}")
+        place = f"lab/workspaces/{path.stem}/tree" if lab else "notebooks"
+        page.goto(f"{server.url}/{place}/{path.name}?token={TOKEN}")
         self.wait_for_kernel()
 
     def wait_for_kernel(self) -> None:
@@ -218,12 +223,14 @@ class Lab:
 def open_lab(server, browser, tmp_path, request) -> Iterator[Any]:
     pages = []
 
-    def open_(name: str, cells: list[str], theme: str = "JupyterLab Light") -> Lab:
+    def open_(
+        name: str, cells: list[str], theme: str = "JupyterLab Light", *, lab: bool = True
+    ) -> Lab:
         server.set_theme(theme)
         path = server.write(name, cells)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         pages.append(page)
-        return Lab(page, server, path, tmp_path)
+        return Lab(page, server, path, tmp_path, lab=lab)
 
     yield open_
     for page in pages:

@@ -289,6 +289,24 @@ def test_the_keyboard_alone_and_a_narrow_page(walk):
     walk.shot("narrow")
 
 
+def test_in_notebook_7(open_lab, tmp_path):
+    lab = open_lab("in_notebook.ipynb", [PREPARE], lab=False)
+    assert lab.page.locator("#jp-NotebookLogo, #jp-NotebookLogo *").count()  # no JupyterLab
+    lab.command("notebook:run-all-cells")
+    lab.page.set_viewport_size({"width": 1280, "height": 1000})
+    walk = Walk(lab, tmp_path)
+    walk.panel.wait_for()
+    walk.panel.get_by_label("Search").fill("17217985")
+    walk.panel.get_by_text("Fundação Ezequiel Dias").wait_for(state="hidden")
+    walk.press("Open Universidade Federal de Minas Gerais")
+    walk.press("Open Flowers")
+    walk.press("New experiment")
+    walk.type("Rounds", "0")
+    walk.see("rounds must be at least 1, not 0")
+    assert walk.page.evaluate(PALE) == []
+    walk.shot("in_notebook_7")
+
+
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_words_can_be_read_on_dark_and_light_pages(walk, theme):
     change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
