@@ -3,9 +3,9 @@
 ``python tests/benchmarks/panel.py [--institutions N] [--experiments N] [--repeats N]``: fills a
 catalog (SQLite), then, in fresh kernels, measures from ``lab.panel()`` to the first screen, and for
 each key that is typed into the search for institutions and into that for the experiments of one
-project with a tenth of them all. Then the path of a CSV file of a million rows goes into the form of a
-new experiment: how long until its columns are there, and how long the kernel did not do other work
-meanwhile. What the browser draws is not in it. It prints the figures, and writes them to
+project with a tenth of them all. Then the path of a CSV file of a million rows goes into the form
+of a new experiment: how long until its columns are there, and how long the kernel did not do other
+work meanwhile. What the browser draws is not in it. It prints the figures, and writes them to
 ``build/bench/panel.json``.
 """
 
@@ -80,8 +80,9 @@ while not targets():
     time.sleep(0.01)
     late.append(time.perf_counter() - tick - 0.01)
 table = time.perf_counter() - began
-print(json.dumps({"table": table, "late": late, "first": first, "widgets": first_widgets, "found": found,
-                  "project": project, "institutions": institutions, "experiments": experiments}))
+print(json.dumps({"first": first, "widgets": first_widgets, "found": found, "project": project,
+                  "institutions": institutions, "experiments": experiments,
+                  "table": table, "late": late}))
 """
 
 
