@@ -8,6 +8,7 @@ from typing import Any
 
 from flautim_lab.errors import UsageError
 from flautim_lab.experiment.strategies import Argument
+from flautim_lab.jupyter.panel.text import Text
 
 
 def keywords(typed: str) -> dict[str, Any]:
@@ -57,9 +58,11 @@ def number(typed: str, what: str, *, whole: bool = False) -> float | int | None:
         raise UsageError(f"{what} must be {kind}, not {words!r}") from None
 
 
-def hint(argument: Argument) -> str:
+def hint(argument: Argument, text: Text) -> str:
     """Return what an argument of a strategy may be, for an empty field."""
-    kind = "whole, " if argument.whole else ""
-    if argument.default is None:
-        return f"{kind}{argument.check[1]}" + ("" if argument.optional else ", needed")
-    return f"{argument.default:g} ({kind}{argument.check[1]})"
+    what = text.sentence(argument.check[1])
+    if argument.whole:
+        what = text("whole, {what}", what=what)
+    if argument.default is not None:
+        return f"{argument.default:g} ({what})"
+    return what if argument.optional else text("{what}, needed", what=what)

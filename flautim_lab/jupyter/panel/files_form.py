@@ -75,7 +75,7 @@ class ModelFile:
                 self.class_name.layout.display = "" if len(classes.names) > 1 else "none"
                 self.choice.value = NEW
         except FlautimError as error:
-            _say(self._said, str(error))
+            _say(self._said, self._context.text.sentence(error))
         self._changed()
 
     def upload(self) -> Upload | None:
@@ -192,7 +192,7 @@ class DatasetFile:
         try:
             path = self.place()
         except FlautimError as error:
-            _say(self._said, str(error))
+            _say(self._said, self._context.text.sentence(error))
             return
         if path is None:
             return
@@ -208,7 +208,7 @@ class DatasetFile:
 
     def _read(self, found: Any) -> None:
         if isinstance(found, FlautimError):
-            _say(self._said, str(found))
+            _say(self._said, self._context.text.sentence(found))
             return
         self._schema = found
         self.columns = found.names
@@ -314,7 +314,7 @@ class HyperparameterFile:
                 return
             found = read_hyperparameters(upload.name, upload.text())
         except FlautimError as error:
-            self._said.value = f"<div class='lab-wrong'>{escape(str(error))}</div>"
+            self._said.value = f"<div class='lab-wrong'>{escape(text.sentence(error))}</div>"
             return
         self._fill(found)
         words = text("{name} set {settings}", name=upload.name, settings=_listed(tuple(found)))

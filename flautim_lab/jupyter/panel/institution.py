@@ -193,8 +193,8 @@ class _DataTab:
         self._context = context
         self._key = key
         self._before = before = context.catalog.institution(key)
-        self._name = Field(text_input(text("Name"), before.name))
-        self._cnpj = Field(text_input("CNPJ", formatted(before.cnpj)), check_cnpj)
+        self._name = Field(text, text_input(text("Name"), before.name))
+        self._cnpj = Field(text, text_input("CNPJ", formatted(before.cnpj)), check_cnpj)
         self._logo = uploader(text, text("Logo"), PICTURES)
         self._active = widgets.Checkbox(
             value=before.active, description=text("Active"), indent=False, layout={"width": "auto"}

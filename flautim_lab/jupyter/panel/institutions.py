@@ -132,8 +132,8 @@ class _NewInstitution:
     def __init__(self, context: Context) -> None:
         text = context.text
         self._context = context
-        self._name = Field(text_input(text("Name")))
-        self._cnpj = Field(text_input("CNPJ", hint="00.000.000/0000-00"), check_cnpj)
+        self._name = Field(text, text_input(text("Name")))
+        self._cnpj = Field(text, text_input("CNPJ", hint="00.000.000/0000-00"), check_cnpj)
         self._code = CodeBox(context, self._as_code)
         make = button(context, text("Make institution"), self._make, icon="plus", kind="primary")
         form = column(self._name.widget, self._cnpj.widget, row(make), self._code.widget)

@@ -38,7 +38,7 @@ class NewExperiment:
         self._key = f"new experiment {place.ref} {place.more}"
         context.catalog.project(place.ref)
         self._made = False
-        self._name = Field(text_input(text("Name")), self._check_name, self._changed)
+        self._name = Field(text, text_input(text("Name")), self._check_name, self._changed)
         self._details = text_input(text("Details"), hint=text("optional"), area=True)
         self._settings = SettingsForm(text, self._changed)
         self._model = ModelFile(context, place.ref, self._changed)
@@ -86,14 +86,10 @@ class NewExperiment:
 
     def close(self) -> None:
         """Keep what was typed: the language may have been switched."""
-        try:
-            settings = self._settings.values()
-        except FlautimError:
-            settings = {}
         self._context.drafts[self._key] = {
             "name": self._name.value,
             "details": self._details.value,
-            "settings": settings,
+            "settings": self._settings.draft(),
             "model": self._model.choice.value,
             "dataset": self._dataset.choice.value,
             "path": self._dataset.path.value,
@@ -111,7 +107,7 @@ class NewExperiment:
             self._dataset.path.value = draft["path"]
         self._name.inside.value, self._details.value = draft["name"], draft["details"]
         self._choose(draft["model"], draft["dataset"])
-        self._settings.fill(draft["settings"])
+        self._settings.restore(draft["settings"])
 
     def _clone(self, ref: str) -> None:
         experiment = self._context.catalog.experiment(ref)
@@ -158,7 +154,7 @@ class NewExperiment:
             settings = self._settings.values()
             return self._dataset.version(), self._model.version(), settings
         except FlautimError as error:
-            self._say(str(error))
+            self._say(self._context.text.sentence(error))
             return None
 
     def _busy(self, words: str) -> None:
@@ -247,7 +243,7 @@ class NewExperiment:
         def after(found: Any) -> None:
             self._busy("")
             if isinstance(found, FlautimError):
-                self._say(str(found))
+                self._say(self._context.text.sentence(found))
             else:
                 then(found)
 

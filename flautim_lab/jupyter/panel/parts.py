@@ -87,6 +87,8 @@ class Field:
 
     Parameters
     ----------
+    text : Text
+        The language of the sentence.
     inside : Widget
         With a ``value``.
     check : callable, optional
@@ -97,10 +99,12 @@ class Field:
 
     def __init__(
         self,
+        text: Text,
         inside: Any,
         check: Callable[[Any], Any] | None = None,
         changed: Callable[[], Any] | None = None,
     ) -> None:
+        self._text = text
         self.inside = inside
         self._check = check
         self._changed = changed
@@ -130,7 +134,7 @@ class Field:
             try:
                 self._check(self.value)
             except FlautimError as error:
-                self.say(str(error))
+                self.say(self._text.sentence(error))
                 return False
         self.say("")
         return True

@@ -59,6 +59,7 @@ class SettingsForm:
         }
         self._numbers = {
             name: Field(
+                text,
                 _small(labels[name], first),
                 lambda typed, name=name: self._check_number(name, typed),  # type: ignore[misc]
                 changed,
@@ -80,7 +81,7 @@ class SettingsForm:
                 (text("by a column"), "by_column"),
             ],
         )
-        self._alpha = Field(_small("alpha", "0.5"), self._check_alpha, changed)
+        self._alpha = Field(text, _small("alpha", "0.5"), self._check_alpha, changed)
         self._column = widgets.Combobox(
             description=text("Column"), style=WIDE, layout=SMALL, ensure_option=False
         )
@@ -93,9 +94,11 @@ class SettingsForm:
                 (text("the Kubernetes cluster"), "cluster"),
             ],
         )
-        self._model_args = Field(_wide(text("Model arguments"), "hidden=16"), keywords, changed)
+        self._model_args = Field(
+            text, _wide(text("Model arguments"), "hidden=16"), keywords, changed
+        )
         self._dataset_args = Field(
-            _wide(text("Dataset arguments"), 'missing="mean"'), keywords, changed
+            text, _wide(text("Dataset arguments"), 'missing="mean"'), keywords, changed
         )
         # What a file or a clone has and no field shows: it stays.
         self._more: dict[str, Any] = {}
@@ -200,6 +203,28 @@ class SettingsForm:
                 field.inside.value = as_typed(left.pop(name))
         self._more = left
 
+    def draft(self) -> dict[str, Any]:
+        """Return what stands in the fields as it was typed, right or wrong, for :meth:`restore`."""
+        return {
+            "inputs": [one.value for one in self._inputs()],
+            "arguments": {name: field.value for name, field in self._strategy_args.items()},
+            "more": self._more,
+        }
+
+    def restore(self, draft: Mapping[str, Any]) -> None:
+        """Show what :meth:`draft` of such a form returned."""
+        for one, value in zip(self._inputs(), draft["inputs"], strict=True):
+            one.value = value
+        for name, value in draft["arguments"].items():
+            self._strategy_args[name].inside.value = value
+        self._more = draft["more"]
+
+    def _inputs(self) -> list[Any]:
+        """Return the inputs whose number does not depend on the strategy; that one first."""
+        choices = [self._strategy, self._inner, self._partition, self._column]
+        fields = [*self._numbers.values(), self._alpha, self._model_args, self._dataset_args]
+        return [*choices, self._optimizer, self._on, *(field.inside for field in fields)]
+
     # --- strategy -----------------------------------------------------------------------------
 
     def _show_strategy(self, _: object = None) -> None:
@@ -209,7 +234,8 @@ class SettingsForm:
         before = self._strategy_box.children
         self._strategy_args = {
             name: Field(
-                _small(name, "", hint(argument)),
+                self._text,
+                _small(name, "", hint(argument, self._text)),
                 lambda typed, name=name: self._check_argument(name, typed),  # type: ignore[misc]
                 self._changed,
             )

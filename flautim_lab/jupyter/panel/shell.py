@@ -115,7 +115,7 @@ class Panel:
             try:
                 self.catalog.remember(KEPT, {**place.kept(), "language": self.text.language})
             except CatalogError as error:
-                self.say(str(error), "error")
+                self.say(self.text.sentence(error), "error")
 
     def say(self, sentence: str, kind: str = "info") -> None:
         """Show a sentence at the panel's head; ``""`` takes it away."""
@@ -133,7 +133,7 @@ class Panel:
             try:
                 return work()
             except FlautimError as error:
-                self.say(str(error), "error")
+                self.say(self.text.sentence(error), "error")
             except Exception as error:  # noqa: BLE001 - a click has nobody to raise to
                 _log.exception("the panel failed")
                 self.say(f"{type(error).__name__}: {error}", "error")
@@ -204,11 +204,11 @@ class Panel:
             # What was there may be gone, or not be shown to them any more.
             if self._place.screen == "institutions":
                 self._body.children = ()
-                self.say(str(error), "error")
+                self.say(self.text.sentence(error), "error")
                 return
             self.note(_above(self._place))
             self._show()
-            self.say(str(error), "error")
+            self.say(self.text.sentence(error), "error")
             return
         before = self._body.children
         self._body.children = (screen.widget,)

@@ -1,13 +1,16 @@
 """What the panel says, in English and Brazilian Portuguese.
 
 Messages are written in English where they are used, ``text("Run experiment")``, and translated by
-the files ``locale/pt_BR/*.po``, one per group of screens, in gettext's format: what is missing
-there is shown in English, and a test names it.
+``locale/pt_BR/panel.po``, in gettext's format: what is missing there is shown in English, and a
+test names it. Sentences about wrong input are raised all over the package, in English and filled
+in; ``text.sentence(error)`` finds their form among those of ``sentences.po``.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import string
 from functools import cache
 from pathlib import Path
 
@@ -47,14 +50,28 @@ def language_of_environment() -> str:
 
 @cache
 def messages(language: str) -> Messages:
-    """Return all translations of a language, read once."""
-    found = Messages(locale=language)
-    for path in sorted((LOCALE / language).glob("*.po")):
-        with path.open("rb") as file:
-            for message in read_po(file, locale=language):
-                if message.id:
-                    found[message.id] = message
-    return found
+    """Return the translations of what the panel itself says, read once."""
+    with (LOCALE / language / "panel.po").open("rb") as file:
+        return read_po(file, locale=language)
+
+
+@cache
+def sentences(language: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Return the sentences that are raised elsewhere: a pattern, and what it is in a language.
+
+    In the order of the file: what suits several is the first that it suits.
+    """
+    with (LOCALE / language / "sentences.po").open("rb") as file:
+        known = [message for message in read_po(file, locale=language) if message.id]
+    return tuple((_pattern(str(message.id)), str(message.string)) for message in known)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = [
+        re.escape(words) + (f"(?P<{field}>.+?)" if field else "")
+        for words, field, _, _ in string.Formatter().parse(template)
+    ]
+    return re.compile("".join(parts), re.DOTALL)
 
 
 class Text:
@@ -81,6 +98,23 @@ class Text:
         """
         chosen = one if number == 1 else many
         return self._translated(chosen).format(n=number, **values)
+
+    def sentence(self, error: object) -> str:
+        """Return the sentence of an error in this language; in English where it is not known.
+
+        >>> Text("pt_BR").sentence("rounds must be at least 1, not 0")
+        'rounds deve ser no mínimo 1, e não 0'
+        """
+        said = str(error)
+        if self.language == "en":
+            return said
+        for pattern, translated in sentences(self.language):
+            if found := pattern.fullmatch(said):
+                values = found.groupdict()
+                if "what" in values:  # words of ours, and not what somebody typed
+                    values["what"] = self.sentence(values["what"])
+                return translated.format(**values)
+        return said
 
     def status(self, status: RunStatus) -> str:
         """Return where a run stands, as a word."""

@@ -116,6 +116,7 @@ class Walk:
         first = self.panel.get_by_role("button", name="Institutions", exact=True)
         if first.is_enabled():
             first.click()
+        self.see("Instituto Federal do Norte")
 
     def type(self, label, words):
         box = self.panel.get_by_label(label, exact=True).first
@@ -264,6 +265,8 @@ def test_a_wrong_input_is_a_sentence_beside_its_field_and_loses_nothing(walk):
     walk.choose("Language", "Português")
     walk.see("Novo experimento")
     assert walk.panel.get_by_label("Nome", exact=True).first.input_value() == "Wrong"
+    walk.see("rounds deve ser no mínimo 1, e não 0")
+    walk.shot("wrong_input_em_portugues")
     walk.choose("Idioma", "English")
 
 
@@ -296,6 +299,7 @@ def test_in_notebook_7(open_lab, tmp_path):
     lab.page.set_viewport_size({"width": 1280, "height": 1000})
     walk = Walk(lab, tmp_path)
     walk.panel.wait_for()
+    walk.start()
     walk.panel.get_by_label("Search").fill("17217985")
     walk.panel.get_by_text("Fundação Ezequiel Dias").wait_for(state="hidden")
     walk.press("Open Universidade Federal de Minas Gerais")
