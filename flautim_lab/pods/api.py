@@ -197,33 +197,33 @@ class Api:
 
     def _make_server(self, run: RunPods, archive: bytes, files: Mapping[str, bytes]) -> None:
         space = run.namespace
-        owner = self._anchor(run, space, SERVER)
+        owner = self.anchor(manifests.make_anchor(run, space, SERVER))
         code = manifests.make_code(run, space, SERVER, archive, owner)
         for part in code:
-            self._create(self._core.create_namespaced_config_map, part)
+            self.create(part)
         secret = manifests.make_secret(run, space, SERVER, files, owner)
-        self._create(self._core.create_namespaced_secret, secret)
+        self.create(secret)
         claim = manifests.make_volume_claim(run, owner)
-        self._create(self._core.create_namespaced_persistent_volume_claim, claim)
-        self._create(self._core.create_namespaced_service, manifests.make_service(run, owner))
+        self.create(claim)
+        self.create(manifests.make_service(run, owner))
         policy = manifests.make_server_policy(run, owner)
-        self._create(self._network.create_namespaced_network_policy, policy)
+        self.create(policy)
         job = manifests.make_server_job(run, len(code), owner)
-        self._create(self._batch.create_namespaced_job, job)
+        self.create(job)
 
     def _make_workers(
         self, run: RunPods, space: str, archive: bytes, files: Mapping[str, bytes]
     ) -> None:
-        owner = self._anchor(run, space, WORKER)
+        owner = self.anchor(manifests.make_anchor(run, space, WORKER))
         code = manifests.make_code(run, space, WORKER, archive, owner)
         for part in code:
-            self._create(self._core.create_namespaced_config_map, part)
+            self.create(part)
         secret = manifests.make_secret(run, space, WORKER, files, owner)
-        self._create(self._core.create_namespaced_secret, secret)
+        self.create(secret)
         policy = manifests.make_worker_policy(run, space, owner)
-        self._create(self._network.create_namespaced_network_policy, policy)
+        self.create(policy)
         job = manifests.make_worker_job(run, space, len(code), owner)
-        self._create(self._batch.create_namespaced_job, job)
+        self.create(job)
 
     def _has_anchor(self, run: RunPods) -> bool:
         name = run.anchor(run.namespace, SERVER)
@@ -235,24 +235,46 @@ class Api:
         with _refusals(f"read Job {name}"):
             return _is_there(lambda: self._batch.read_namespaced_job(name, space))
 
-    def _anchor(self, run: RunPods, namespace: str, role: str) -> k8s.V1OwnerReference:
-        anchor = manifests.make_anchor(run, namespace, role)
-        self._create(self._core.create_namespaced_config_map, anchor)
-        with _refusals(f"read ConfigMap {anchor.metadata.name}"):
-            made = self._core.read_namespaced_config_map(anchor.metadata.name, namespace)
+    def anchor(self, made: k8s.V1ConfigMap) -> k8s.V1OwnerReference:
+        """Make the object that is to own others, unless it is there; return the reference to it.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses.
+        """
+        self.create(made)
+        name = made.metadata.name
+        with _refusals(f"read ConfigMap {name}"):
+            there = self._core.read_namespaced_config_map(name, made.metadata.namespace)
         return k8s.V1OwnerReference(
             api_version="v1",
             kind="ConfigMap",
-            name=made.metadata.name,
-            uid=made.metadata.uid,
+            name=there.metadata.name,
+            uid=there.metadata.uid,
             block_owner_deletion=False,
         )
 
-    def _create(self, create: Callable[..., Any], made: Any) -> None:
+    def create(self, made: Any) -> None:
+        """Make an object, of a kind that a run has; one that is there already stays as it is.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses.
+        """
+        makers: dict[str, Callable[..., Any]] = {
+            "ConfigMap": self._core.create_namespaced_config_map,
+            "Secret": self._core.create_namespaced_secret,
+            "PersistentVolumeClaim": self._core.create_namespaced_persistent_volume_claim,
+            "Service": self._core.create_namespaced_service,
+            "NetworkPolicy": self._network.create_namespaced_network_policy,
+            "Job": self._batch.create_namespaced_job,
+        }
         space = made.metadata.namespace
         with _refusals(f"create {made.kind} {made.metadata.name} in {space}"):
             try:
-                create(space, made)
+                makers[made.kind](space, made)
             except k8s.ApiException as error:
                 if error.status != 409:  # it is there: this run was begun before
                     raise
@@ -370,15 +392,39 @@ class Api:
         except (k8s.ApiException, urllib3.exceptions.HTTPError):
             return ""
 
-    def failure(self, run: RunPods) -> str:
-        """Return why the server's job has failed, or "" while it has not."""
-        with _refusals("read the server's job"):
+    def whole_log(self, pod: Any) -> str:
+        """Return all that a pod wrote and its node still keeps.
+
+        Raises
+        ------
+        ClusterError
+            If it cannot be read now.
+        """
+        name = pod.metadata.name
+        with _refusals(f"read the log of pod {name}"):
+            return str(self._core.read_namespaced_pod_log(name, pod.metadata.namespace))
+
+    def job(self, name: str, namespace: str) -> Any:
+        """Return a job; None where there is none.
+
+        Raises
+        ------
+        ClusterError
+            If it cannot be read now.
+        """
+        with _refusals(f"read Job {name}"):
             try:
-                job = self._batch.read_namespaced_job(f"{run.name}-server", run.namespace)
+                return self._batch.read_namespaced_job(name, namespace)
             except k8s.ApiException as error:
                 if error.status == 404:
-                    return "the server's job is gone: somebody removed it"
+                    return None
                 raise
+
+    def failure(self, run: RunPods) -> str:
+        """Return why the server's job has failed, or "" while it has not."""
+        job = self.job(f"{run.name}-server", run.namespace)
+        if job is None:
+            return "the server's job is gone: somebody removed it"
         for condition in (job.status and job.status.conditions) or ():
             if condition.type == "Failed" and condition.status == "True":
                 return f"the server's job failed: {condition.message or condition.reason}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kubernetes import client as k8s
 
-from flautim_lab.pods.manifests import ROLE_LABEL, RUN_ID, RUN_LABEL, SERVER, WORKER
+from flautim_lab.pods.manifests import POINT, ROLE_LABEL, RUN_ID, RUN_LABEL, SERVER, WORKER
 
 State = Literal["running", "finished", "job failed", "gone", "elsewhere"]
 
@@ -33,6 +33,8 @@ class FoundRun:
         How many of its workers' jobs have not ended.
     anchors : list of (str, str)
         Namespace and name of the objects that own all others.
+    batch : bool
+        Whether it is a batch (``flautim-lab rerun``), with its points in the server's place.
     pods, volumes : list of str
         As ``namespace/name``.
     """
@@ -43,6 +45,7 @@ class FoundRun:
     server: State = "elsewhere"
     reason: str = ""
     workers: int = 0
+    batch: bool = False
     anchors: list[tuple[str, str]] = field(default_factory=list)
     pods: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
@@ -85,7 +88,9 @@ def _add_anchor(runs: dict[str, FoundRun], space: str, anchor: Any) -> None:
     run = runs.setdefault(name, FoundRun(run_id, name, made))
     run.created = min(run.created, made)
     run.anchors.append((space, anchor.metadata.name))
-    if anchor.metadata.labels.get(ROLE_LABEL) == SERVER:
+    role = anchor.metadata.labels.get(ROLE_LABEL)
+    run.batch = run.batch or role == POINT
+    if role in (SERVER, POINT):
         run.server = "gone"  # until its job is seen
 
 

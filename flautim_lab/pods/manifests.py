@@ -28,8 +28,8 @@ from kubernetes import client as k8s
 from flautim_lab.experiment.home_dataset import DATA_VARIABLE
 
 ROLE_LABEL, RUN_LABEL = "flautim-lab/role", "flautim-lab/run"
-SERVER, WORKER = "server", "worker"
-ENTRIES = {SERVER: "pod_server", WORKER: "pod_client"}
+SERVER, WORKER, POINT = "server", "worker", "point"
+ENTRIES = {SERVER: "pod_server", WORKER: "pod_client", POINT: "rerun.pod"}
 RUN_ID = "flautim-lab/run-id"
 FLEET_PORT, API_PORT = 9092, 9093
 CHUNK_BYTES = 700_000  # a ConfigMap holds 1 MiB, and its bytes travel as base64
@@ -156,7 +156,7 @@ class RunPods:
 
     def anchor(self, namespace: str, role: str) -> str:
         """Return the name of the object that owns all else of a role."""
-        return self.name if role == SERVER else f"{self.name}-workers"
+        return f"{self.name}-workers" if role == WORKER else self.name
 
     def facts(self) -> dict[str, Any]:
         """Return what every process of the run is told."""
@@ -181,7 +181,7 @@ def make_anchor(run: RunPods, namespace: str, role: str) -> k8s.V1ConfigMap:
     return k8s.V1ConfigMap(
         api_version="v1",
         kind="ConfigMap",
-        metadata=_metadata(run, namespace, role, run.anchor(namespace, role)),
+        metadata=object_metadata(run, namespace, role, run.anchor(namespace, role)),
         data={"run.json": json.dumps(run.facts(), sort_keys=True)},
     )
 
@@ -195,7 +195,7 @@ def make_code(
         k8s.V1ConfigMap(
             api_version="v1",
             kind="ConfigMap",
-            metadata=_metadata(
+            metadata=object_metadata(
                 run, namespace, role, f"{run.anchor(namespace, role)}-code-{number}", owner
             ),
             binary_data={f"part-{number:04d}": _base64(part)},
@@ -216,7 +216,7 @@ def make_secret(
     return k8s.V1Secret(
         api_version="v1",
         kind="Secret",
-        metadata=_metadata(run, namespace, role, f"{run.name}-{role}-keys", owner),
+        metadata=object_metadata(run, namespace, role, f"{run.name}-{role}-keys", owner),
         type="Opaque",
         data={name: _base64(content) for name, content in files.items()},
     )
@@ -227,7 +227,7 @@ def make_volume_claim(run: RunPods, owner: k8s.V1OwnerReference) -> k8s.V1Persis
     return k8s.V1PersistentVolumeClaim(
         api_version="v1",
         kind="PersistentVolumeClaim",
-        metadata=_metadata(run, run.namespace, SERVER, f"{run.name}-state", owner),
+        metadata=object_metadata(run, run.namespace, SERVER, f"{run.name}-state", owner),
         spec=k8s.V1PersistentVolumeClaimSpec(
             access_modes=["ReadWriteOnce"],
             storage_class_name=run.storage_class,
@@ -241,7 +241,7 @@ def make_service(run: RunPods, owner: k8s.V1OwnerReference) -> k8s.V1Service:
     return k8s.V1Service(
         api_version="v1",
         kind="Service",
-        metadata=_metadata(run, run.namespace, SERVER, run.name, owner),
+        metadata=object_metadata(run, run.namespace, SERVER, run.name, owner),
         spec=k8s.V1ServiceSpec(
             selector=labels(run, SERVER),
             ports=[
@@ -258,7 +258,7 @@ def make_server_job(run: RunPods, parts: int, owner: k8s.V1OwnerReference) -> k8
     No PodDisruptionBudget guards it: a drained node is to be empty soon, and the server goes on
     from its checkpoint elsewhere.
     """
-    container = _container(run, SERVER, run.server)
+    container = make_container(run, SERVER, run.server)
     container.ports = [
         k8s.V1ContainerPort(name="fleet", container_port=FLEET_PORT),
         k8s.V1ContainerPort(name="api", container_port=API_PORT),
@@ -268,12 +268,12 @@ def make_server_job(run: RunPods, parts: int, owner: k8s.V1OwnerReference) -> k8
     )
     container.volume_mounts.append(k8s.V1VolumeMount(name="state", mount_path=STATE))
     state = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=f"{run.name}-state")
-    pod = _pod(run, run.namespace, SERVER, container, parts, "OnFailure")
+    pod = make_pod(run, run.namespace, SERVER, container, parts, "OnFailure")
     pod.spec.volumes.append(k8s.V1Volume(name="state", persistent_volume_claim=state))
     return k8s.V1Job(
         api_version="batch/v1",
         kind="Job",
-        metadata=_metadata(run, run.namespace, SERVER, f"{run.name}-server", owner),
+        metadata=object_metadata(run, run.namespace, SERVER, f"{run.name}-server", owner),
         spec=k8s.V1JobSpec(
             template=pod,
             backoff_limit=50,
@@ -298,12 +298,12 @@ def make_worker_job(
     there is no ``maxFailedIndexes``, which must never be more than either.
     """
     number = run.workers[namespace]
-    container = _container(run, WORKER, run.worker)
+    container = make_container(run, WORKER, run.worker)
     container.env += [
         k8s.V1EnvVar(name="FLAUTIM_LAB_SERVER", value=f"{run.address}:{FLEET_PORT}"),
         k8s.V1EnvVar(name="FLAUTIM_LAB_FIRST_SLOT", value=str(run.first_slot(namespace))),
     ]
-    pod = _pod(run, namespace, WORKER, container, parts, "Never")
+    pod = make_pod(run, namespace, WORKER, container, parts, "Never")
     if namespace in run.data:
         _mount_data(pod, run.data[namespace])
     rules = [
@@ -323,7 +323,7 @@ def make_worker_job(
     return k8s.V1Job(
         api_version="batch/v1",
         kind="Job",
-        metadata=_metadata(run, namespace, WORKER, f"{run.name}-workers", owner),
+        metadata=object_metadata(run, namespace, WORKER, f"{run.name}-workers", owner),
         spec=k8s.V1JobSpec(
             template=pod,
             completion_mode="Indexed",
@@ -347,7 +347,7 @@ def make_server_policy(run: RunPods, owner: k8s.V1OwnerReference) -> k8s.V1Netwo
     return k8s.V1NetworkPolicy(
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        metadata=_metadata(run, run.namespace, SERVER, f"{run.name}-server", owner),
+        metadata=object_metadata(run, run.namespace, SERVER, f"{run.name}-server", owner),
         spec=k8s.V1NetworkPolicySpec(
             pod_selector=k8s.V1LabelSelector(match_labels=labels(run, SERVER)),
             policy_types=["Ingress", "Egress"],
@@ -367,7 +367,7 @@ def make_worker_policy(
     return k8s.V1NetworkPolicy(
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        metadata=_metadata(run, namespace, WORKER, f"{run.name}-workers", owner),
+        metadata=object_metadata(run, namespace, WORKER, f"{run.name}-workers", owner),
         spec=k8s.V1NetworkPolicySpec(
             pod_selector=k8s.V1LabelSelector(match_labels=labels(run, WORKER)),
             policy_types=["Ingress", "Egress"],
@@ -387,13 +387,14 @@ def make_worker_policy(
 # --- parts --------------------------------------------------------------------------------------
 
 
-def _metadata(
+def object_metadata(
     run: RunPods,
     namespace: str,
     role: str,
     name: str,
     owner: k8s.V1OwnerReference | None = None,
 ) -> k8s.V1ObjectMeta:
+    """Return name, place, labels and owner of an object of a run."""
     return k8s.V1ObjectMeta(
         name=name,
         namespace=namespace,
@@ -403,7 +404,8 @@ def _metadata(
     )
 
 
-def _container(run: RunPods, role: str, resources: Resources) -> k8s.V1Container:
+def make_container(run: RunPods, role: str, resources: Resources) -> k8s.V1Container:
+    """Return a pod's only container, as ``restricted`` wants it."""
     return k8s.V1Container(
         name=role,
         image=run.image,
@@ -430,7 +432,7 @@ def _container(run: RunPods, role: str, resources: Resources) -> k8s.V1Container
     )
 
 
-def _pod(
+def make_pod(
     run: RunPods,
     namespace: str,
     role: str,
@@ -438,6 +440,7 @@ def _pod(
     parts: int,
     restart: str,
 ) -> k8s.V1PodTemplateSpec:
+    """Return a pod with the run's files, as ``restricted`` wants it."""
     anchor = run.anchor(namespace, role)
     sources = [
         k8s.V1VolumeProjection(config_map=k8s.V1ConfigMapProjection(name=f"{anchor}-code-{number}"))

@@ -6,12 +6,13 @@ stored once, and a run whose process died is never shown as running.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -375,6 +376,13 @@ class Records:
     def folder(self, run_id: str) -> Path:
         """Return the folder of the run's artifacts, made when asked (mode 0700)."""
         return private_folder(self._home / "runs" / _checked_id(run_id))
+
+    @contextlib.contextmanager
+    def connected(self, *, writing: bool = False) -> Iterator[sa.Connection]:
+        """Give a connection to the database, for the other files of this package."""
+        database = self._database()
+        with database.writing() if writing else database.reading() as connection:
+            yield connection
 
     # --- inside ---------------------------------------------------------------------------
 

@@ -160,6 +160,9 @@ class ClusterDoctor:
         state: str = "running" if at_work else found.server
         if state in ("gone", "elsewhere"):
             state = "nobody's"
+        if found.batch:
+            advice = "a batch; the same flautim-lab rerun fetches it, and --run removes it"
+            return Finding(found, state, False, advice)
         try:
             status = self._records.run(found.run_id).status
         except RunNotFoundError:

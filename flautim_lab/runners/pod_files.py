@@ -43,11 +43,7 @@ def pack(experiment: Experiment) -> bytes:
                 experiment.dataset.save(folder / "dataset.csv")
                 values["dataset"]["path"] = None
                 settings.write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
-        raw = io.BytesIO()
-        with tarfile.open(fileobj=raw, mode="w") as archive:
-            for path in sorted(folder.rglob("*")):
-                archive.add(path, path.relative_to(folder).as_posix(), False, filter=_plain)
-    packed = gzip.compress(raw.getvalue(), mtime=0)
+        packed = pack_folder(folder)
     if len(packed) > MOST_BYTES:
         raise ExperimentError(
             f"the experiment and its data are {len(packed) / 2**20:.0f} MiB, and at most "
@@ -55,6 +51,21 @@ def pack(experiment: Experiment) -> bytes:
             "that makes or reads its rows there"
         )
     return packed
+
+
+def pack_folder(folder: Path) -> bytes:
+    """Return a folder as a compressed archive; equal content gives equal bytes."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.add(path, path.relative_to(folder).as_posix(), False, filter=_plain)
+    return gzip.compress(raw.getvalue(), mtime=0)
+
+
+def unpack_bytes(packed: bytes, folder: Path) -> None:
+    """Write what :func:`pack_folder` returned into a folder; nothing outside of it."""
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -73,8 +84,7 @@ def unpack(parts: Path, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder.parent))
     try:
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(content))) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack_bytes(content, scratch)
         os.replace(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -55,6 +55,8 @@ class Outcome:
     seconds: float = 0.0
     started: float = 0.0
     attempts: int = 1
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Where it was executed, if that was elsewhere."""
 
 
 def facts_of(
@@ -109,13 +111,18 @@ def facts_of(
         "data": content.data,
         "bundle": bundle_of(records, run.id) if run is not None else "",
         "versions": dict(content.versions),
-        "environment": {
-            "system": platform.platform(),
-            "machine": platform.machine(),
-            "host": socket.gethostname(),
-            "cores": usable_cores(),
-            "home": str(home()),
-        },
+        "environment": outcome.environment or environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what a stamp tells of the machine."""
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "host": socket.gethostname(),
+        "cores": usable_cores(),
+        "home": str(home()),
     }
 
 

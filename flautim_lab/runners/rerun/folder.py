@@ -7,6 +7,7 @@
       running/         what is being executed now; nothing of a batch that was cut off is kept
       summary.csv      a row a point
       summary.ipynb    tables and curves, where something was measured
+      cluster.json     what there is of it on a cluster, while there is
       lock             held by the batch that works here
 """
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from flautim_lab.errors import NotebookError
 from flautim_lab.names import choose, count
+from flautim_lab.runners.cluster import Cluster
 from flautim_lab.runners.content import content_of
 from flautim_lab.runners.parameters import find_notebook, read_notebook, read_parameters
 from flautim_lab.runners.rerun.batch import Batch, Entry, label
 from flautim_lab.runners.rerun.folder import BatchFolder, Task, file_name
+from flautim_lab.runners.rerun.on_cluster import ClusterSchedule
 from flautim_lab.runners.rerun.points import Points, make_points, read_points
 from flautim_lab.runners.rerun.progress import Progress
 from flautim_lab.runners.rerun.schedule import Schedule
@@ -36,7 +38,7 @@ def rerun(
     output: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     retries: int = 0,
-    on: str = "local",
+    on: str | Cluster = "local",
     progress: bool = True,
 ) -> Batch:
     """Execute a notebook once for each combination of values, and sum up what came of it.
@@ -60,15 +62,17 @@ def rerun(
     seeds : int, optional
         So many values for ``seed``: the one in the notebook, and those after it.
     jobs : int
-        How many at once; they share the cores.
+        How many at once; on this machine they share the cores.
     output : path, optional
         A folder.  [default: NAME-rerun, here]
     timeout : float, optional
         Seconds that one point may take.
     retries : int
         How often a point that does not finish is tried again.
-    on : {"local", "cluster"}
-        Where; only on this machine until now.
+    on : {"local", "cluster"} or Cluster
+        Where: on this machine, or each point as a pod of one Indexed Job. With a :class:`Cluster`,
+        each pod gets its ``cpu``, ``memory`` and ``gpu``. A pod sees the notebook, its own modules
+        and the files that it names in its folder, and reaches nobody; its runs are ``local`` ones.
     progress : bool
         Show how it goes, on the error stream.
 
@@ -82,12 +86,14 @@ def rerun(
     NotebookError
         Before anything starts, for what cannot be done. A point that fails raises nothing; the
         summary has its error.
+    ClusterError
+        If there is no cluster, or it refuses.
     """
-    if choose(on, WHERE, "place to execute a batch", NotebookError) == "cluster":
-        raise NotebookError(
-            "a batch on a cluster does not work yet; leave out on='cluster', and let the notebook "
-            "run its experiment there with lab.run(experiment, on='cluster')"
-        )
+    if isinstance(on, Cluster):
+        cluster: Cluster | None = on
+    else:
+        place = choose(on, WHERE, "place to execute a batch", NotebookError)
+        cluster = Cluster() if place == "cluster" else None
     _check_whole("jobs", jobs, 1)
     _check_whole("retries", retries, 0)
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
@@ -103,7 +109,7 @@ def rerun(
     folder = BatchFolder(Path(output or f"{source.stem}-rerun").expanduser().absolute())
     with folder.locked():
         work = _Work(source, content, asked, folder, say=progress)
-        return work.do(jobs=jobs, timeout=timeout, retries=retries)
+        return work.do(jobs=jobs, timeout=timeout, retries=retries, cluster=cluster)
 
 
 class _Work:
@@ -128,19 +134,29 @@ class _Work:
         self._batch = Batch(folder.path, source.name, asked.names, entries)
         self._summary_error = ""
 
-    def do(self, *, jobs: int, timeout: float | None, retries: int) -> Batch:
+    def do(
+        self, *, jobs: int, timeout: float | None, retries: int, cluster: Cluster | None
+    ) -> Batch:
         """Execute what is not done, and sum up."""
         waiting = self._look()
         self._batch.write()
         write_summary(self._folder, self._batch)
         done = len(self._tasks) - len(waiting)
         self._progress = Progress(len(self._tasks), done, jobs, shown=self._say and bool(waiting))
-        with Schedule(
-            self._folder, jobs=min(jobs, max(1, len(waiting))), timeout=timeout, retries=retries,
-            settle=self._settle, watch=self._progress.watch,
-        ) as schedule:  # fmt: skip
+        how: dict[str, Any] = {
+            "jobs": min(jobs, max(1, len(waiting))),
+            "timeout": timeout,
+            "retries": retries,
+            "settle": self._settle,
+            "watch": self._progress.watch,
+        }
+        with Schedule(self._folder, **how) as schedule:
             try:
-                schedule.run(waiting)
+                if cluster is None:
+                    schedule.run(waiting)
+                else:
+                    contents = {t.name: c for t, c in zip(self._tasks, self._contents, strict=True)}
+                    ClusterSchedule(self._folder, cluster, contents, **how).run(waiting)
             finally:
                 self._progress.close()
             if not self._batch.metrics:  # there is nothing to draw

@@ -307,7 +307,6 @@ def test_changed_code_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"on": "cluster"}, "a batch on a cluster does not work yet; leave out on='cluster'"),
         ({"on": "moon"}, "no place to execute a batch named 'moon'"),
         ({"jobs": 0}, "jobs must be a whole number from 1, not 0"),
         ({"retries": True}, "retries must be a whole number from 0, not True"),
@@ -329,7 +328,11 @@ def test_refused_on_the_command_line(tmp_path: Path) -> None:
         (["-g", "rounds"], 1, "'rounds' gives no values; write NAME=VALUE,VALUE,..."),
         (["-g", "rounds=1", "-g", "rounds=2"], 2, "the parameter 'rounds' is given twice"),
         (["--jobs", "0"], 2, "0 is not in the range"),
-        (["--on", "cluster"], 1, "a batch on a cluster does not work yet"),
+        (
+            ["--on", "clutser"],
+            1,
+            "no place to execute a batch named 'clutser'; did you mean 'cluster'?",
+        ),
     ):
         result = CliRunner().invoke(main, ["rerun", str(path), "-o", f"{tmp_path}/out", *options])
         assert (result.exit_code, result.stdout) == (code, "")

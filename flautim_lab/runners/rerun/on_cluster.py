@@ -1,0 +1,267 @@
+"""The points of a batch as pods of one Indexed Job, followed from here.
+
+What there is of it on the cluster is written down in the batch's folder before it is made. Begun
+again after a crash, the batch goes on with that job, as long as code and data are what they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flautim_lab.errors import ClusterError, NotebookError, RecordsError
+from flautim_lab.names import make_run_id
+from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.records.store import Records
+from flautim_lab.records.transfer import put_in
+from flautim_lab.runners import service
+from flautim_lab.runners.cluster import Cluster
+from flautim_lab.runners.content import Content
+from flautim_lab.runners.pod_files import unpack_bytes
+from flautim_lab.runners.rerun import parcel
+from flautim_lab.runners.rerun.folder import BatchFolder, Task
+from flautim_lab.runners.rerun.schedule import Going
+from flautim_lab.runners.stamped import DIED, INTERRUPTED, Outcome
+
+if TYPE_CHECKING:
+    from flautim_lab.pods.api import Api
+    from flautim_lab.pods.manifests import RunPods
+    from flautim_lab.pods.points import JobState, PointPod
+
+LOOK_SECONDS = 1.0
+STATE = "cluster.json"
+
+
+class ClusterSchedule:
+    """Executes points as pods.
+
+    Parameters
+    ----------
+    folder : BatchFolder
+    cluster : Cluster
+        Where, and with what; how many at once says ``jobs``, not its workers.
+    contents : mapping of str to Content
+        What each point depends on, by the name of its file.
+    jobs : int
+        How many pods at once.
+    timeout : float or None
+        Seconds that a point may take, once its pod has begun.
+    retries : int
+        How often one that did not finish is tried again.
+    settle : callable
+        Called with each point and what came of it.
+    watch : callable
+        Called once a second with those that are being executed.
+
+    Raises
+    ------
+    ClusterError
+        If there is no cluster, or the current user may not do there what this needs.
+    """
+
+    def __init__(
+        self,
+        folder: BatchFolder,
+        cluster: Cluster,
+        contents: Mapping[str, Content],
+        *,
+        jobs: int,
+        timeout: float | None,
+        retries: int,
+        settle: Callable[[Task, Outcome], None],
+        watch: Callable[[Sequence[Going]], None],
+    ) -> None:
+        from flautim_lab.pods.api import Api
+
+        if service.is_at_hand(cluster):
+            raise NotebookError(
+                "a batch as pods does not go through the hub yet; leave out on='cluster', or give "
+                "lab.Cluster(context=...) of a kubeconfig of your own"
+            )
+        self._folder, self._cluster, self._contents = folder, cluster, contents
+        self._jobs, self._timeout, self._tries = jobs, timeout, retries + 1
+        self._settle, self._watch = settle, watch
+        self._state = folder.path / STATE
+        self._api: Api = Api(cluster.context)
+        self._api.check_access([cluster.namespace or self._api.namespace])
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Execute them, and return when all have ended and nothing is left on the cluster."""
+        if not tasks:
+            self._forget()
+            return
+        adopted = self._adopt(tasks)
+        pods, order = adopted if adopted is not None else self._begin(tasks)
+        waiting = {order.index(task.name): task for task in tasks}
+        over = threading.Event()
+        self._api.follow(pods, self._say, lambda *_: None, over)
+        try:
+            self._follow(pods, waiting)
+        except BaseException:
+            for task in waiting.values():
+                self._settle(task, Outcome(INTERRUPTED, "it was interrupted", started=time.time()))
+            raise
+        finally:
+            over.set()
+            self._forget()
+
+    # --- what there is on the cluster ---------------------------------------------------------
+
+    def _begin(self, tasks: Sequence[Task]) -> tuple[RunPods, list[str]]:
+        from flautim_lab.pods.points import make_points
+
+        source = tasks[0].notebook
+        contents = [self._contents[task.name] for task in tasks]
+        archive = parcel.pack_tasks(source, contents, tasks, self._timeout)
+        batch_id = make_run_id(f"batch {source.stem}")
+        alone = dataclasses.replace(self._cluster, workers=1)  # for its other settings
+        pods = alone.pods(batch_id, 1, self._api.namespace)
+        pods = dataclasses.replace(pods, workers={})
+        state = {
+            "context": self._cluster.context,
+            "pods": dataclasses.asdict(pods),
+            "points": {task.name: _digest(self._contents[task.name]) for task in tasks},
+        }
+        write_atomic(self._state, json.dumps(state, indent=1).encode())
+        try:
+            make_points(
+                self._api, pods, archive, len(tasks), min(self._jobs, len(tasks)), self._tries
+            )
+        except ClusterError:
+            self._forget()
+            raise
+        return pods, [task.name for task in tasks]
+
+    def _adopt(self, tasks: Sequence[Task]) -> tuple[RunPods, list[str]] | None:
+        """Return the job of a call that was cut off, if it does what is asked now."""
+        state = self._read()
+        if state is None:
+            return None
+        known = state["points"]
+        same = all(known.get(task.name) == _digest(self._contents[task.name]) for task in tasks)
+        pods = _pods(state)
+        if same and self._api.job(f"{pods.name}-points", pods.namespace) is not None:
+            return pods, list(known)
+        self._forget()
+        return None
+
+    def _read(self) -> Any:
+        try:
+            return json.loads(self._state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _forget(self) -> None:
+        """Remove what there is of the batch on the cluster, and then the note about it."""
+        state = self._read()
+        if state is not None:
+            left = self._api.remove(_pods(state))
+            if left:
+                raise ClusterError(
+                    f"{', '.join(left)} did not end; flautim-lab doctor --cluster tells of it"
+                )
+        self._state.unlink(missing_ok=True)
+
+    # --- following ----------------------------------------------------------------------------
+
+    def _follow(self, pods: RunPods, waiting: dict[int, Task]) -> None:
+        """Take in what ends, until nothing is waited for; ``waiting`` shrinks as it does."""
+        from flautim_lab.pods.api import Unreachable
+        from flautim_lab.pods.points import find_pods, state_of
+
+        going: dict[int, Going] = {}
+        while waiting:
+            try:
+                state = state_of(self._api, pods)  # before the pods: an index that ended has one
+                found: dict[int, list[PointPod]] = {}
+                for each in find_pods(self._api, pods):
+                    found.setdefault(each.index, []).append(each)
+                for index in sorted(waiting):
+                    outcome = self._look(waiting[index], index, state, found.get(index, []), going)
+                    if outcome is not None:
+                        going.pop(index, None)
+                        self._settle(waiting.pop(index), outcome)
+            except Unreachable as error:
+                self._say("the cluster", f"{error}; it is asked again")
+            self._watch([going[index] for index in sorted(going)])
+            if waiting:
+                time.sleep(LOOK_SECONDS)
+
+    def _look(
+        self,
+        task: Task,
+        index: int,
+        state: JobState,
+        found: Sequence[PointPod],
+        going: dict[int, Going],
+    ) -> Outcome | None:
+        """Return what came of a point; None while it has not ended."""
+        last = found[-1] if found else None
+        if last is not None and last.phase == "Running":
+            now = going.setdefault(index, Going(task, len(found), last.created))
+            now.attempt = len(found)
+            now.hear(parcel.read_told(self._api.log(last.pod, 5)))
+        elif index not in state.finished | state.failed:
+            going.pop(index, None)
+        if index not in state.finished | state.failed and not state.over:
+            return None
+        succeeded = [each for each in found if each.phase == "Succeeded"]
+        for each in reversed(succeeded or found):
+            outcome = self._take(task, each)
+            if outcome is not None:
+                outcome.attempts = len(found)
+                return outcome
+        why = (last.trouble if last is not None else "") or state.over
+        return Outcome(
+            DIED, why or "its pod is gone, and its result with it", attempts=max(1, len(found)),
+            started=last.created if last is not None else time.time(),
+        )  # fmt: skip
+
+    def _take(self, task: Task, pod: PointPod) -> Outcome | None:
+        """Fetch what a pod made, its notebook and its runs; None if it made nothing."""
+        packed = parcel.read_result(self._api.whole_log(pod.pod))
+        if packed is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
+            folder = Path(scratch)
+            try:
+                unpack_bytes(packed, folder)
+                outcome = Outcome(**json.loads((folder / parcel.OUTCOME).read_text("utf-8")))
+            except (OSError, ValueError, TypeError, EOFError) as error:
+                return Outcome(DIED, f"its result cannot be read: {error}")
+            if (folder / parcel.RESULT).is_file():
+                shutil.copyfile(folder / parcel.RESULT, self._folder.running / task.name)
+            for place in sorted((folder / parcel.RUNS).glob("*")):
+                with contextlib.suppress(RecordsError):
+                    put_in(Records.default(), place)
+        return outcome
+
+    def _say(self, _name: str, sentence: str) -> None:
+        if sentence and sentence != getattr(self, "_said", ""):
+            self._said = sentence
+            sys.stderr.write(f"{sentence}\n")
+
+
+def _digest(content: Content) -> str:
+    """Return what tells whether a point would still be the same, of what travels with it."""
+    facts = json.dumps([content.code, sorted(content.files.items())])
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _pods(state: Mapping[str, Any]) -> RunPods:
+    from flautim_lab.pods.manifests import Resources, RunPods
+
+    values = dict(state["pods"])
+    for name in ("server", "worker"):
+        values[name] = Resources(**values[name])
+    return RunPods(**values)
