@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from flautim_lab.cli import main
 from flautim_lab.pods.api import Api
 from flautim_lab.pods.manifests import RunPods
+from flautim_lab.pods.points import make_points
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.cluster import ClusterRun
@@ -220,3 +221,17 @@ def test_words_that_need_the_cluster_are_refused_without():
     result = CliRunner().invoke(main, ["doctor", "--remove"])
     assert result.exit_code == 2
     assert "--context, --namespace, --remove and --run go with --cluster" in result.stderr
+
+
+def test_a_batch_stays_until_it_is_named(cluster, lacking):
+    batch = dataclasses.replace(RUN, workers={})
+    make_points(Api(), batch, b"archive", 3, 2, 1)
+    advice = "a batch; the same flautim-lab rerun fetches it, and --run removes it"
+    for state, conditions in (("running", []), ("finished", [COMPLETE]), ("job failed", [FAILED])):
+        status = {"status": {"conditions": conditions}}
+        Api()._batch.patch_namespaced_job(f"{batch.name}-points", "ufmg", status)
+        (found,) = findings("--remove")
+        assert (found["state"], found["advice"]) == (state, advice)
+    result = doctor("--run", ID)
+    assert result.exit_code == 0, result.output
+    assert there() == []
