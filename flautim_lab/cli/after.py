@@ -18,9 +18,7 @@ DOWNLOADS = ("model", "metrics", "log", "plot", "experiment")
 PARTS = ("metrics", "runs")
 
 some_runs = click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-the_metric = click.option(
-    "--metric", default="loss", show_default=True, help="Such as accuracy or mae."
-)
+the_metric = click.option("--metric", help="Such as accuracy or mae.  [default: loss]")
 
 
 @click.command("download")
@@ -43,11 +41,15 @@ def download(run_id: str, what: str, to: str | None) -> None:
     help="A file that ends in .png, .svg or .pdf.",
 )  # fmt: skip
 @the_metric
-def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
-    """Draw a metric of one run, or of several to compare them, over the rounds."""
+def plot(run_ids: Sequence[str], output: Path, metric: str | None) -> None:
+    """Draw a metric of one run, or of several to compare them, over the rounds.
+
+    RUN may also be the folder of a batch, or an executed notebook, for all runs in it.
+    """
     _check_picture(output)
-    first, *others = _runs(run_ids)
-    _save(first, others, metric, output)
+    from flautim_lab.runners.several import given
+
+    _save(given(run_ids, "plot"), metric, output)
     click.echo(output)
 
 
@@ -61,20 +63,22 @@ def plot(run_ids: Sequence[str], output: Path, metric: str) -> None:
 @click.option("--code", is_flag=True, help="Also print the lines of source that differ.")
 @as_json
 def compare(
-    run_ids: Sequence[str], output: Path | None, metric: str, code: bool, as_json: bool
+    run_ids: Sequence[str], output: Path | None, metric: str | None, code: bool, as_json: bool
 ) -> None:
     """Tell in what runs differ: settings, data, code, versions, and what came of them.
 
-    RUN may also be the folder of a batch (flautim-lab rerun), for all runs of its points.
+    RUN may also be the folder of a batch (flautim-lab rerun), or an executed notebook, for all runs
+    in it.
     """
-    from flautim_lab.runners.several import differences
-
     if output is not None:
         _check_picture(output)
-    found = differences(_runs(run_ids))
+    from flautim_lab.runners.several import differences
+
+    found = differences(run_ids)
     if output is not None:
-        first, *others = found.runs
-        _save(first, others, metric, output)
+        _save(found.runs, metric, output)
+    elif metric is not None:
+        found.check_metric(metric)
     if as_json:
         print_json(
             {
@@ -89,8 +93,8 @@ def compare(
         )
         return
     click.echo(repr(found))
-    if code and found.code:
-        click.echo(f"\n{found.code}", nl=False)
+    if code:
+        click.echo(f"\n{found.code_in_words}", nl=False)
     if output is not None:
         click.echo(f"\n{output}")
 
@@ -108,30 +112,13 @@ def compare(
 def export_runs(run_ids: Sequence[str], to: str, what: str) -> None:
     """Write runs in a form that other tools read: CSV, Parquet, MLflow.
 
-    RUN may also be the folder of a batch (flautim-lab rerun), for all runs of its points. What is
-    exported twice is there once.
+    RUN may also be the folder of a batch (flautim-lab rerun), or an executed notebook, for all runs
+    in it. What is exported twice is there once. The names of clients are exported, too.
     """
-    from flautim_lab.runners.several import export
+    from flautim_lab.runners.export import export
+    from flautim_lab.runners.several import given
 
-    click.echo(export(_runs(run_ids), to, what))
-
-
-def _runs(texts: Sequence[str]) -> list[Run]:
-    """Return the runs that are named, and those of the batches that are."""
-    found: dict[str, Run] = {}
-    for text in texts:
-        for run_id in _of_batch(Path(text)) or [text]:
-            run = find_run(run_id)
-            found.setdefault(run.id, run)
-    return list(found.values())
-
-
-def _of_batch(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    from flautim_lab.runners.rerun.batch import INDEX, Batch
-
-    return Batch.read(folder).runs if (folder / INDEX).is_file() else []
+    click.echo(export(given(run_ids, "export"), to, what))
 
 
 def _check_picture(output: Path) -> None:
@@ -144,7 +131,8 @@ def _check_picture(output: Path) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def _save(first: Run, others: Sequence[Run], metric: str, output: Path) -> None:
+def _save(runs: Sequence[Run], metric: str | None, output: Path) -> None:
     from flautim_lab.plots.files import save_picture
 
-    save_picture(first.plot(metric, compare=others), output)
+    first, *others = runs
+    save_picture(first.plot(metric or "loss", compare=others), output)

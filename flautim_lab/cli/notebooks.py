@@ -102,7 +102,10 @@ def run_notebook(
     help="How often a point that does not finish is tried again.",
 )  # fmt: skip
 @click.option("--metric", help="Sort the table by it.  [default: validation_accuracy]")
-@click.option("--on", default="local", hidden=True)
+@click.option(
+    "--on", default="local", show_default=True, metavar="local|cluster",
+    help="On this machine, or each point as a pod in the namespace of your kubeconfig.",
+)  # fmt: skip
 @as_json
 def rerun_notebook(
     notebook: Path,
@@ -181,7 +184,7 @@ def rerun_notebook(
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
-    help="Keep the notebook as it was executed now.",
+    help="Keep the notebook as it was executed now: a file (.ipynb), or a folder that exists.",
 )  # fmt: skip
 @as_json
 def verify_notebook(
@@ -191,7 +194,7 @@ def verify_notebook(
 
     NOTEBOOK is an executed one, as run and rerun leave it. The exit status is 1 where the numbers
     differ; the first thing that has changed is named: a parameter, a line of code, of data, a
-    version.
+    version. The runs that it makes stay in the records, and are named at the end.
     """
     from flautim_lab.runners.verify import verify
 
@@ -217,6 +220,7 @@ def verify_notebook(
                 "notebook": str(found.notebook),
                 "source": str(found.source),
                 "runs": list(found.runs),
+                "kept": str(found.kept) if found.kept else None,
             }
         )
     else:

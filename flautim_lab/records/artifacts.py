@@ -7,6 +7,7 @@ computer that is switched off, never meets half of one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -38,18 +39,20 @@ def write_atomic(
     """Write a file so that, whatever happens, it is the old one or the new one; mode 0600.
 
     The folder is made if needed. After the return the file survives a power cut. ``midway`` is
-    called when half of it is written, for those who want to see that happen. A ``shared`` file,
-    such as one that a user has named, may be read by whom the umask lets.
+    called when half of it is written, for those who want to see that happen. A ``shared`` file is
+    one that a user has named: it may be read by whom the umask lets, and its folder is not made,
+    since its name may be mistyped.
 
     Raises
     ------
     RecordsError
-        If it cannot be written (disk full, permission); nothing is left behind.
+        If it cannot be written (disk full, permission, no such folder); nothing is left behind.
     """
-    if not shared:
+    if shared:
+        check_folder(path)
+    else:
         private_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         handle = os.open(temporary, flags, 0o666 if shared else FILE_MODE)
@@ -71,9 +74,31 @@ def write_atomic(
         _sync_folder(path.parent)
     except OSError as error:
         if shared:
-            raise RecordsError(f"{path} cannot be written: {error.strerror or error}") from None
+            # A folder that is there and knows no file of that name to make: /proc, for one.
+            none = error.errno == errno.ENOENT
+            why = f"the folder {path.parent} takes no files" if none else error.strerror or error
+            raise RecordsError(f"{path} cannot be written: {why}; choose another") from None
         raise disk_refused(f"the file {path} cannot be written", path, error) from None
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file that a user has named in a folder that is not there.
+
+    Raises
+    ------
+    RecordsError
+    """
+    if os.path.isdir(path.parent):
+        return
+    above = (path.parent, *path.parent.parents)
+    file = next((p for p in above if os.path.exists(p) and not os.path.isdir(p)), None)
+    why = (
+        f"{file} is a file, not a folder; choose another"
+        if file is not None
+        else f"the folder {path.parent} does not exist; make it, or choose another"
+    )
+    raise RecordsError(f"{path} cannot be written: {why}")
 
 
 def save_model(folder: Path, state_dict: Mapping[str, torch.Tensor]) -> Path:

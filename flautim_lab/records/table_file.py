@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flautim_lab.errors import RecordsError, UsageError
-from flautim_lab.records.artifacts import no_formula, write_atomic
+from flautim_lab.records.artifacts import check_folder, no_formula, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".parquet")
+
+
+def check_table(path: Path) -> None:
+    """Refuse a file name that says no kind of table, or a folder that is not there.
+
+    Raises
+    ------
+    UsageError
+        If it does not end as a table's name does.
+    RecordsError
+        If there is no such folder.
+    """
+    if path.suffix.lower() not in TABLES:
+        raise UsageError(
+            f"a table is not written as {path.name!r}; end its name in {' or '.join(TABLES)}"
+        )
+    check_folder(path)
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> Path:
@@ -29,12 +46,9 @@ def write_table(path: Path, frame: pd.DataFrame) -> Path:
     RecordsError
         If the file cannot be written, or pyarrow is not installed for Parquet.
     """
-    kind = path.suffix.lower()
-    if kind not in TABLES:
-        raise UsageError(
-            f"a table is not written as {path.name!r}; end its name in {' or '.join(TABLES)}"
-        )
-    return write_atomic(path, _csv(frame) if kind == ".csv" else _parquet(frame), shared=True)
+    check_table(path)
+    content = _csv(frame) if path.suffix.lower() == ".csv" else _parquet(frame)
+    return write_atomic(path, content, shared=True)
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

@@ -7,11 +7,12 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flautim_lab.errors import BundleError
 from flautim_lab.experiment.bundle import Bundle
-from flautim_lab.names import count
+from flautim_lab.names import choose, count
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.measures import measure
 from flautim_lab.runners.settings_of import experiment_json, settings_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from flautim_lab.runners.run import Run
 
+ROWS = "sha256 of the rows"
 VERSIONS = ("torch", "numpy", "flwr")  # of the numerics plan
 LONGEST = 40  # of a value in a table
 
@@ -63,7 +65,7 @@ class Differences:
             Difference(kind, name, values)
             for kind, facts in (
                 ("setting", [settings_of(run) for run in self.runs]),
-                ("data", [_data(run) for run in self.runs]),
+                ("data", _data(self.runs)),
                 ("code", [self._code(run) for run in self.runs]),
                 ("version", [_of_plan(run, versions=True) for run in self.runs]),
                 ("numerics", [_of_plan(run, versions=False) for run in self.runs]),
@@ -101,10 +103,28 @@ class Differences:
             for line in _diff(first, files, self.runs[0].id, run.id)
         )
 
+    @property
+    def code_in_words(self) -> str:
+        """The lines of source that differ, or a sentence where there are none."""
+        none = "the same code" if any(self._sources) else "the source of these runs was not kept"
+        return self.code or f"{none}\n"
+
     def plot(self, metric: str = "loss") -> Figure:
         """Return the runs' curves of a metric on one plot, as :meth:`Run.plot` does."""
         first, *others = self.runs
         return first.plot(metric, compare=others)
+
+    def check_metric(self, metric: str) -> None:
+        """Refuse a metric that :meth:`plot` would refuse.
+
+        Raises
+        ------
+        ExperimentError
+        """
+        from flautim_lab.plots import metric_names
+
+        if known := metric_names(self.runs[0].metrics):
+            choose(metric, known, "metric")
 
     def __repr__(self) -> str:
         names = labels([run.record for run in self.runs])
@@ -177,15 +197,24 @@ def _source(run: Run) -> Mapping[str, str]:
         return {}
 
 
-def _data(run: Run) -> dict[str, Any]:
-    """Return what is known of a run's rows, without one of them."""
-    kept = experiment_json(run).get("dataset")
-    facts = dict(kept) if isinstance(kept, dict) else {}
-    if "sha256" in facts:
-        facts["sha256"] = str(facts["sha256"])[:16]
-        facts.pop("path", None)  # the same rows elsewhere are the same rows
-    facts = {k: v for k, v in facts.items() if k not in ("kind", "role", "name")}
-    return {**facts, "rows of each client": run.record.settings.get("client_rows") or None}
+def _data(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what is known of the rows of each run, without one of them."""
+    facts = []
+    for run in runs:
+        kept = experiment_json(run).get("dataset")
+        known = dict(kept) if isinstance(kept, dict) else {}
+        if "sha256" in known:
+            known = {ROWS: str(known.pop("sha256"))[:16], **known}
+        known = {k: v for k, v in known.items() if k not in ("kind", "role", "name")}
+        known["rows of each client"] = run.record.settings.get("client_rows") or None
+        facts.append(known)
+    different = len({known.get(ROWS) for known in facts}) > 1
+    for known in facts:
+        # The same rows from elsewhere are the same rows; of others one wants to know from where.
+        path = known.pop("path", None) if ROWS in known else None
+        if different and path:
+            known[ROWS] += f" ({Path(path).name})"
+    return facts
 
 
 def _of_plan(run: Run, *, versions: bool) -> dict[str, Any]:

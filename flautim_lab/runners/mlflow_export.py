@@ -6,21 +6,24 @@ was still going gets what is new. Rows of data are never sent.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from flautim_lab.errors import FlautimError, RecordsError, UsageError
+from flautim_lab.errors import FlautimError, RecordsError
 from flautim_lab.names import slug
-from flautim_lab.records.artifacts import METRICS_FILE, MODEL_FILE, metrics_csv, write_atomic
+from flautim_lab.records.artifacts import (
+    METRICS_FILE,
+    MODEL_FILE,
+    metrics_csv,
+    write_atomic,
+)
 from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus
 from flautim_lab.runners.measures import bundle_of
-from flautim_lab.runners.settings_of import settings_of
+from flautim_lab.runners.mlflow_store import check_store, quiet, said, try_once, without_password
+from flautim_lab.runners.settings_of import client_names, settings_of
 
 if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
@@ -28,53 +31,63 @@ if TYPE_CHECKING:
 RUN_TAG, SEEN_TAG = "flautim_lab.run", "flautim_lab.events"
 MOST_METRICS, MOST_PARAMS, MOST_CHARACTERS = 1000, 100, 500  # of one call, and of one value
 ENDED = {RunStatus.FINISHED: "FINISHED", RunStatus.STOPPED: "KILLED"}
+ENVIRONMENT = {
+    # MLflow reports usage, and prints addresses, unless it is told not to.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # it would try for minutes what does not answer
+}
 _REFUSED = re.compile(r"[^\w\-. :/]")  # in a name of MLflow's
 
 
-def to_mlflow(runs: Sequence[Run], uri: str) -> str:
-    """Write runs to an MLflow tracking store, and return where, without a password.
+def to_mlflow(runs: Sequence[Run], uri: str) -> tuple[str, int]:
+    """Write runs to an MLflow tracking store.
 
     Parameters
     ----------
     runs : sequence of Run
     uri : str
-        ``sqlite:///mlflow.db``, ``http://...``, or whatever else MLflow takes; the runs of an
+        ``sqlite:///mlflow.db``, ``http://...``, or another of MLflow's; the runs of an
         experiment's name are one experiment there.
+
+    Returns
+    -------
+    (str, int)
+        Where they are, without a password, and how many points of metrics are new there.
 
     Raises
     ------
     UsageError
-        For a folder (``file://``), which MLflow 3 does not take any more.
+        If it is no address of a store, or one of a folder, which MLflow 3 does not take any more.
     RecordsError
         If MLflow is not installed, cannot be reached, or refuses.
     """
-    if uri.startswith("file:"):
-        raise UsageError("MLflow keeps runs in no plain folder any more; give sqlite:///mlflow.db")
-    # MLflow reports usage unless it is told not to, and tries for minutes what does not answer.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    check_store(uri)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise RecordsError(
             "this needs MLflow, which is not installed; pip install 'flautim-lab[export]'"
         ) from error
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    shown = _without_password(uri)
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        for run in runs:
-            _export(client, run, uri)
-    except FlautimError:
-        raise
-    except Exception as error:  # MLflow lets the errors of its database and of its requests through
-        said = " ".join(str(error).split()).replace(uri, shown)
-        raise RecordsError(f"MLflow at {shown} did not take the runs: {said[:300]}") from error
-    return shown
+    shown = without_password(uri)
+    with quiet():
+        try:
+            try_once(uri)
+            client = MlflowClient(tracking_uri=uri)
+            return shown, sum(_export(client, run, uri) for run in runs)
+        except FlautimError:
+            raise
+        except Exception as error:  # MLflow lets those of its database and its requests through
+            raise RecordsError(
+                f"MLflow at {shown} did not take the runs: {said(error, uri)}; give "
+                "sqlite:///FILE or the address of a tracking server"
+            ) from error
 
 
-def _export(client: Any, run: Run, uri: str) -> None:
+def _export(client: Any, run: Run, uri: str) -> int:
+    """Write what is new of a run, and return how many points of metrics that was."""
     record = run.record
     experiment = _experiment(client, record.name, uri)
     found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record.id}'", max_results=1)
@@ -94,13 +107,14 @@ def _export(client: Any, run: Run, uri: str) -> None:
     events = run.events(after=seen)
     for params in _batches(list(settings_of(run).items()), MOST_PARAMS):
         client.log_batch(number, params=[_param(name, value) for name, value in params])
-    for metrics in _batches([e for e in events if e.kind == "metric"], MOST_METRICS):
+    points = [event for event in events if event.kind == "metric"]
+    for metrics in _batches(points, MOST_METRICS):
         client.log_batch(number, metrics=[_metric(event) for event in metrics])
     for name, value in _tags(run).items():
         client.set_tag(number, name, value)
     if not ended:
         client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
-        return
+        return len(points)
     if events or there.info.status == "RUNNING":
         for path, place in _files(run):
             client.log_artifact(number, str(path), place)
@@ -111,6 +125,7 @@ def _export(client: Any, run: Run, uri: str) -> None:
     )
     # Last: whatever was cut off before is sent again, and MLflow keeps equal points once.
     client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
+    return len(points)
 
 
 def _experiment(client: Any, name: str, uri: str) -> str:
@@ -146,6 +161,9 @@ def _tags(run: Run) -> dict[str, str]:
     record = run.record
     tags = {"runner": record.runner, "status": str(record.status), "message": record.message}
     tags["bundle"] = bundle_of(run._records, run.id)
+    # Which is "client 1" in a metric's name.
+    named = ", ".join(f"{number}: {name}" for number, name in client_names(run).items())
+    tags["client_names"] = named[:MOST_CHARACTERS]
     tags |= {f"plan.{name}": str(value) for name, value in record.plan.items()}
     return {f"flautim_lab.{name}": value for name, value in tags.items() if value}
 
@@ -170,10 +188,3 @@ def _files(run: Run) -> Iterator[tuple[Path, str | None]]:
 def _batches(things: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(things), size):
         yield things[start : start + size]
-
-
-def _without_password(uri: str) -> str:
-    with contextlib.suppress(ValueError):
-        if password := urlsplit(uri).password:
-            return uri.replace(f":{password}@", ":***@")
-    return uri

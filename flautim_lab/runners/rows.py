@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from flautim_lab.names import count
 from flautim_lab.records.artifacts import write_atomic
 
 MOST_BYTES = 64 * 2**20  # of a file that is marked
@@ -42,31 +43,43 @@ def keep_marks(folder: Path, files: Iterable[str], place: Path) -> None:
         write_atomic(folder / MARKS, json.dumps(marks).encode())
 
 
-def first_changed_line(folder: Path, name: str, place: Path) -> str:
-    """Return where a file first differs from what it was when its lines were marked.
+def how_it_changed(folder: Path, name: str, place: Path) -> str:
+    """Return in words how a file is not what it was when its lines were marked.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run with the marks.
+    name : str
+        The file, as the notebook names it.
+    place : Path
+        The folder in which the notebook runs.
 
     Returns
     -------
     str
-        Such as ``"line 58"``, ``"lines 1201 to 1300"`` or ``"2 lines more at its end"``; empty
-        where there are no marks, or they do not tell.
+        Such as ``"iris.csv has changed, first in line 58"`` or ``"iris.csv has changed: 1 line
+        fewer at its end"``; without where, if there are no marks, or they do not tell.
     """
+    changed = f"{name} has changed"
     try:
         before = json.loads((folder / MARKS).read_text(encoding="utf-8"))[name]
         size, old = int(before["together"]), list(before["marks"])
         lines = (place / name).read_bytes().splitlines()
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return changed
     new = _marks(lines, size)
     for number, (was, now) in enumerate(zip(old, new, strict=False)):
         if was != now:
             first = number * size + 1
-            return f"line {first}" if size == 1 else f"lines {first} to {first + size - 1}"
+            where = f"line {first}" if size == 1 else f"lines {first} to {first + size - 1}"
+            return f"{changed}, first in {where}"
     more = (len(new) - len(old)) * size
     if not more:
-        return ""
+        return changed
+    about = "about " if size > 1 else ""
     how = "more" if more > 0 else "fewer"
-    return f"{abs(more)} line{'s' * (abs(more) != 1)} {how} at its end"
+    return f"{changed}: {about}{count(abs(more), 'line')} {how} at its end"
 
 
 def _mark(path: Path) -> dict[str, object] | None:

@@ -30,6 +30,11 @@ def settings_of(run: Run) -> dict[str, Any]:
     return dict(_flat(settings))
 
 
+def client_names(run: Run) -> dict[int, str]:
+    """Return the names of a run's clients by their numbers, as far as they are known."""
+    return dict(enumerate(map(str, run.record.settings.get("client_names") or ())))
+
+
 def experiment_json(run: Run) -> dict[str, Any]:
     """Return the settings as they lie beside the run's source; empty where they were not kept."""
     path = run.folder / "experiment" / "experiment.json"

@@ -7,29 +7,28 @@ the same parameters, and compared: first what the numbers come from, then the nu
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flautim_lab.errors import NotebookError, RecordsError, UsageError
+from flautim_lab.errors import ExecutionError, NotebookError, UsageError
 from flautim_lab.names import count
-from flautim_lab.records.store import Records
-from flautim_lab.runners.parameters import find_notebook, read_notebook, read_parameters
-from flautim_lab.runners.rows import first_changed_line
+from flautim_lab.runners.changes import changes
+from flautim_lab.runners.parameters import find_notebook, read_notebook
+from flautim_lab.runners.rerun.batch import INDEX
 from flautim_lab.runners.stamp import read_stamp
 from flautim_lab.runners.stamped import FINISHED, execute_stamped
 
 if TYPE_CHECKING:
     from flautim_lab.runners.notebook import CellProgress
 
-INJECTED = "injected-parameters"
-"""papermill's tag of the cell that sets the parameters."""
-TOLD = ("seed", "torch", "numpy", "flwr")
-"""Entries of a numerics plan that are parameters or versions, too."""
+MOST_TOLD = 3  # changes in an error; all of them are told where the notebook ran to its end
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ class Verification:
     compared : str
         What was compared.
     runs : tuple of str
-        Ids of the runs that were made now.
+        Ids of the runs that were made now; they stay in the records.
+    kept : Path or None
+        Where the notebook executed now is, if it was to be kept.
     """
 
     notebook: Path
@@ -60,6 +61,7 @@ class Verification:
     differences: tuple[str, ...]
     compared: str
     runs: tuple[str, ...]
+    kept: Path | None = None
 
     def __repr__(self) -> str:
         if self.same:
@@ -69,6 +71,9 @@ class Verification:
             first = self.changed or ("nothing that the numbers are known to come from has changed",)
             lines = [f"different: {first[0]}", *(f"  and {change}" for change in first[1:])]
             lines += [f"  {difference}" for difference in self.differences]
+        lines.append(f"made now: {', '.join(self.runs) or 'no run'}")
+        if self.kept is not None:
+            lines.append(f"kept: {self.kept}")
         return "\n".join(lines)
 
 
@@ -82,6 +87,8 @@ def verify(
 ) -> Verification:
     """Execute a notebook again as it was executed, and tell whether the numbers are the same.
 
+    The runs that it makes stay in the records, as those of any execution do.
+
     Parameters
     ----------
     notebook : path
@@ -93,7 +100,8 @@ def verify(
         By which part of a number it may differ; with one, the weights are not compared. 0 asks
         for the same bits, which another kind of processor or another version need not give.
     output : path, optional
-        Where the notebook executed now is kept.  [default: nowhere]
+        Where the notebook executed now is kept: a name that ends in ``.ipynb``, or a folder that
+        exists.  [default: nowhere]
     progress : callable, optional
         As in ``execute_notebook``.
 
@@ -103,24 +111,31 @@ def verify(
 
     Raises
     ------
+    UsageError
+        If an argument is something else.
     NotebookError
-        If the notebook was not executed to its end, made no run, or its source is not found.
+        If the notebook was not executed to its end, made no run, its source is not found, or the
+        output would overwrite one of them.
     ExecutionError
-        If one of its cells fails now.
+        If one of its cells fails now; the message tells what has changed, too.
     """
-    if isinstance(tolerance, bool) or not 0 <= tolerance < 1:
-        raise UsageError(f"tolerance must be at least 0 and below 1, not {tolerance!r}")
-    executed = find_notebook(notebook)
+    _check_arguments(notebook, source, tolerance, output)
+    executed = _find_executed(notebook)
     before = read_stamp(executed)
     _check_stamp(before, executed.name)
     origin = find_notebook(source) if source is not None else _find_source(executed, before)
-    changed = list(_changed_cells(read_notebook(executed), read_notebook(origin), before))
+    kept = None if output is None else _kept_at(output, origin, executed)
+    was, now = read_notebook(executed), read_notebook(origin)
     with tempfile.TemporaryDirectory(prefix="flautim-lab-verify-") as folder:
-        target = Path(folder) / "executed.ipynb" if output is None else output
-        done = execute_stamped(origin, target, before["parameters"], progress=progress)
-        now = read_stamp(done.path)
-    changed += _changed_content(before, now, origin.parent)
-    old, new = list(before["results"]), list(now["results"])
+        target = kept or Path(folder) / "executed.ipynb"
+        try:
+            done = execute_stamped(origin, target, before["parameters"], progress=progress)
+        except ExecutionError as error:
+            after = _stamp_of_failed(target)
+            told = _failed(error.reason, changes(was, now, before, after, origin.parent), kept)
+            raise ExecutionError(told, error.reason, died=error.died, runs=error.runs) from error
+        after = read_stamp(target)
+    old, new = list(before["results"]), list(after["results"])
     differences = list(_differences(old, new, tolerance))
     numbers = sum(len(curve) for result in old for curve in result["curves"].values())
     compared = f"{count(numbers, 'number')} of {count(len(old), 'run')}"
@@ -132,11 +147,78 @@ def verify(
         notebook=executed,
         source=origin,
         same=not differences,
-        changed=tuple(changed),
+        changed=tuple(changes(was, now, before, after, origin.parent)),
         differences=tuple(differences),
         compared=compared,
         runs=done.runs,
+        kept=kept,
     )
+
+
+def _check_arguments(notebook: object, source: object, tolerance: Any, output: object) -> None:
+    if not isinstance(notebook, str | os.PathLike):
+        raise UsageError(
+            "lab.verify takes the path of an executed notebook, as flautim-lab run and rerun leave "
+            f"it, not {_kind(notebook)}"
+        )
+    for name, path in (("source", source), ("output", output)):
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise UsageError(f"{name} must be a path, not {_kind(path)}; leave it out, or give one")
+    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+    if not is_number or not 0 <= tolerance < 1:
+        raise UsageError(
+            f"tolerance must be a number of at least 0 and below 1, not {tolerance!r}; 1e-5 lets "
+            "the fifth digit differ"
+        )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _find_executed(notebook: str | os.PathLike[str]) -> Path:
+    folder = Path(notebook).expanduser()
+    if (folder / INDEX).is_file():
+        raise NotebookError(
+            f"{str(folder)!r} is the folder of a batch; give one of the executed notebooks in "
+            f"{str(folder / 'points')!r}"
+        )
+    return find_notebook(notebook)
+
+
+def _kept_at(output: str | os.PathLike[str], origin: Path, executed: Path) -> Path:
+    """Return where the notebook executed now goes; it never takes the place of the other two."""
+    from flautim_lab.runners.notebook import output_path
+
+    path = Path(output).expanduser()
+    if path.suffix != ".ipynb" and not path.is_dir():
+        raise UsageError(
+            f"the notebook executed now cannot be kept as {str(path)!r}; give a name that ends in "
+            ".ipynb, or a folder that exists"
+        )
+    target = output_path(origin, path)
+    if target == executed:
+        raise NotebookError(
+            f"the output would overwrite {executed.name}, which is to be verified; name another "
+            "file"
+        )
+    return target
+
+
+def _stamp_of_failed(target: Path) -> dict[str, Any]:
+    with contextlib.suppress(NotebookError):  # its kernel died before anything was written
+        return read_stamp(target)
+    return {}
+
+
+def _failed(reason: str, changed: Sequence[str], kept: Path | None) -> str:
+    told = "nothing that is known has changed since it was executed"
+    if changed:
+        more = len(changed) - MOST_TOLD
+        rest = [count(more, "more change")] if more > 0 else []
+        told = f"since it was executed, {', and '.join([*changed[:MOST_TOLD], *rest])}"
+    keep = "-o FILE (in Python, output=) keeps its outputs"
+    return f"{reason}; {told}; {f'its outputs are in {kept}' if kept else keep}"
 
 
 def _check_stamp(stamp: Mapping[str, Any], name: str) -> None:
@@ -170,96 +252,6 @@ def _find_source(executed: Path, stamp: Mapping[str, Any]) -> Path:
         f"{name}, of which {executed.name} is an execution, is not near it; say where it is with "
         "--source"
     )
-
-
-# --- what the numbers come from ---------------------------------------------------------------
-
-
-def _changed_cells(executed: Any, origin: Any, stamp: Mapping[str, Any]) -> Iterator[str]:
-    """Say which parameters, and which line of which cell first, are not as they were."""
-    was, now = (read_parameters(notebook, "the notebook") for notebook in (executed, origin))
-    fixed = stamp.get("parameters") or {}
-    for name in {**was, **now}:
-        if name not in fixed and was.get(name) != now.get(name):
-            yield f"{name} is {_value(now, name)}, and was {_value(was, name)}"
-    old, new = _code(executed), _code(origin)
-    for number, (before, after) in enumerate(zip(old, new, strict=False), 1):
-        values = was != now and _are_parameters(before, after)  # told already
-        if before.source != after.source and not values:
-            yield _first_line(before.source, after.source, number)
-            return
-    if len(old) != len(new):
-        yield f"the notebook has {count(len(new), 'cell')} of code, and had {len(old)}"
-
-
-def _code(notebook: Any) -> list[Any]:
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and INJECTED not in cell.metadata.get("tags", [])
-    ]
-
-
-def _are_parameters(*cells: Any) -> bool:
-    return all("parameters" in cell.metadata.get("tags", []) for cell in cells)
-
-
-def _value(parameters: Mapping[str, object], name: str) -> str:
-    return repr(parameters[name]) if name in parameters else "not there"
-
-
-def _first_line(before: str, after: str, number: int) -> str:
-    old, new = before.splitlines(), after.splitlines()
-    place = next(
-        (i for i, (one, other) in enumerate(zip(old, new, strict=False)) if one != other),
-        min(len(old), len(new)),
-    )
-    was, now = (
-        f"`{lines[place].strip()}`" if place < len(lines) else "not there" for lines in (old, new)
-    )
-    return f"line {place + 1} of code cell {number} is {now}, and was {was}"
-
-
-def _changed_content(
-    before: Mapping[str, Any], now: Mapping[str, Any], place: Path
-) -> Iterator[str]:
-    """Say which modules, data files and versions are not as they were."""
-    old, new = before.get("modules") or {}, now.get("modules") or {}
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            yield f"{name} has changed"
-    for name, known in (before.get("files") or {}).items():
-        present = (now.get("files") or {}).get(name)
-        if present is None:
-            yield f"{name} is not there any more, or no longer named"
-        elif present != known:
-            where = _where(str(before.get("run")), name, place)
-            yield f"{name} has changed{f', first in {where}' if where else ''}"
-    yield from _changed_facts(before.get("versions") or {}, now.get("versions") or {}, "")
-    yield from _changed_facts(_plan(before), _plan(now), "how numbers are made: ")
-
-
-def _changed_facts(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> Iterator[str]:
-    for name in {**was, **now}:
-        if was.get(name) != now.get(name):
-            old, new = was.get(name, "not there"), now.get(name, "not there")
-            yield f"{what}{name} is {new}, and was {old}"
-
-
-def _plan(stamp: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numerics plan of the first run, without what is told as a version or a setting."""
-    plan: dict[str, Any] = next((result["plan"] for result in stamp["results"]), {})
-    return {name: value for name, value in plan.items() if name not in TOLD}
-
-
-def _where(run_id: str, name: str, place: Path) -> str:
-    """Return the line of a data file that changed, if the run of then is in the records here."""
-    records = Records.default()
-    try:
-        records.run(run_id)
-    except RecordsError:
-        return ""
-    return first_changed_line(records.folder(run_id), name, place)
 
 
 # --- the numbers ------------------------------------------------------------------------------

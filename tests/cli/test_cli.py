@@ -363,12 +363,25 @@ def test_compare_and_export(tmp_path: Path) -> None:
     assert found["runs"] == ["r1-first", "r2-second"]
     assert found["results"]["r2-second"]["validation_loss"] == 0.4
     assert (found["differences"], found["code"]) == ([], "")
-    result = call("compare", "r1")
+    assert "the same code" not in call("compare", "r1", "r2").stdout
+    assert call("compare", "r1", "r2", "--code").stdout.endswith(
+        "source of these runs was not kept\n"
+    )
+    result = call("compare", "r1", "r1-first")
     assert (result.exit_code, result.stderr) == (
         1,
         "Error: one run differs from nothing; give at least two\n",
     )
     assert call("compare", "r1", "r2", "-o", "a.jpg").exit_code == 2
+    result = call("compare", "r1", "r2", "--metric", "acuracy")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "did you mean 'accuracy'" in result.stderr
+    result = call("compare", "r1", "r2", "-o", str(tmp_path / "new" / "a.png"))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {tmp_path}/new/a.png cannot be written: the folder {tmp_path}/new does not exist; "
+        "make it, or choose another\n",
+    )
 
     target = tmp_path / "runs.csv"
     (tmp_path / "grid" / "points").mkdir(parents=True)
@@ -377,7 +390,7 @@ def test_compare_and_export(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(), point)
     stamp(point, {"run": "r2-second"})
     result = call("export", "r1", str(tmp_path / "grid"), "--to", str(target), "--what", "runs")
-    assert result.stdout == f"{target}\n"
+    assert result.stdout == f"{target}: 2 runs, 2 lines\n"
     assert [line.split(",")[:2] for line in target.read_text().splitlines()[1:]] == [
         ["r1-first", "kept run"],
         ["r2-second", "'=other run"],
@@ -387,6 +400,7 @@ def test_compare_and_export(tmp_path: Path) -> None:
         1,
         "Error: a table is not written as 'runs.xlsx'; end its name in .csv or .parquet\n",
     )
+    assert "goes to a file that ends in" in call("export", "r1", "--to", "").stderr
 
 
 def umask() -> int:

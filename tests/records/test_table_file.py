@@ -54,6 +54,18 @@ def test_what_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RecordsError, match=r"pip install 'flautim-lab\[export\]'"):
         write_table(tmp_path / "a.parquet", FRAME)
+
+
+def test_folders_that_take_no_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordsError, match="cannot be written"):
-        write_table(tmp_path / "file" / "a.csv", FRAME)
+    for folder, why in (
+        ("file", rf"{tmp_path}/file is a file, not a folder; choose another"),
+        ("file/in", rf"{tmp_path}/file is a file, not a folder; choose another"),
+        ("none/in", rf"the folder {tmp_path}/none/in does not exist; make it, or choose another"),
+    ):
+        path = tmp_path / folder / "a.csv"
+        with pytest.raises(RecordsError, match=rf"^{path} cannot be written: {why}$"):
+            write_table(path, FRAME)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(RecordsError, match=r"^/proc/a\.csv cannot be written: .*choose another$"):
+        write_table(Path("/proc/a.csv"), FRAME)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flautim_lab.runners import rows
-from flautim_lab.runners.rows import MARKS, first_changed_line, keep_marks
+from flautim_lab.runners.rows import MARKS, how_it_changed, keep_marks
 
 BEFORE = "a,b\n1,2\n3,4\n5,6\n"
 
@@ -25,16 +25,16 @@ def folder(tmp_path: Path) -> Path:
     ("now", "where"),
     [
         (BEFORE, ""),
-        (BEFORE.replace("3,4", "3,5"), "line 3"),
-        (BEFORE.replace("a,b", "a,c"), "line 1"),
-        (BEFORE + "7,8\n9,9\n", "2 lines more at its end"),
-        ("a,b\n1,2\n3,4\n", "1 line fewer at its end"),
-        ("", "4 lines fewer at its end"),
+        (BEFORE.replace("3,4", "3,5"), ", first in line 3"),
+        (BEFORE.replace("a,b", "a,c"), ", first in line 1"),
+        (BEFORE + "7,8\n9,9\n", ": 2 lines more at its end"),
+        ("a,b\n1,2\n3,4\n", ": 1 line fewer at its end"),
+        ("", ": 4 lines fewer at its end"),
     ],
 )
 def test_the_first_line_that_is_another(folder: Path, now: str, where: str) -> None:
     (folder / "data.csv").write_text(now)
-    assert first_changed_line(folder / "run", "data.csv", folder) == where
+    assert how_it_changed(folder / "run", "data.csv", folder) == f"data.csv has changed{where}"
 
 
 def test_long_files_share_marks(
@@ -46,18 +46,25 @@ def test_long_files_share_marks(
     keep_marks(folder / "run", ["data.csv"], folder)
     lines[7] = "x"
     (folder / "data.csv").write_text("\n".join(lines))
-    assert first_changed_line(folder / "run", "data.csv", folder) == "lines 7 to 9"
+    assert how_it_changed(folder / "run", "data.csv", folder) == (
+        "data.csv has changed, first in lines 7 to 9"
+    )
+    lines[7] = "7"
+    (folder / "data.csv").write_text("\n".join(lines[:6]))
+    assert how_it_changed(folder / "run", "data.csv", folder) == (
+        "data.csv has changed: about 6 lines fewer at its end"
+    )
 
 
 def test_what_is_not_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marks = folder / "run" / MARKS
     assert stat.S_IMODE(marks.stat().st_mode) == 0o600  # a line could be guessed from its mark
-    assert first_changed_line(folder / "run", "picture.png", folder) == ""
-    assert first_changed_line(folder / "other", "data.csv", folder) == ""
+    assert how_it_changed(folder / "run", "picture.png", folder) == "picture.png has changed"
+    assert how_it_changed(folder / "other", "data.csv", folder) == "data.csv has changed"
     (folder / "data.csv").unlink()
-    assert first_changed_line(folder / "run", "data.csv", folder) == ""
+    assert how_it_changed(folder / "run", "data.csv", folder) == "data.csv has changed"
     marks.write_text('{"data.csv": {"together": "x"}}')
-    assert first_changed_line(folder / "run", "data.csv", folder) == ""
+    assert how_it_changed(folder / "run", "data.csv", folder) == "data.csv has changed"
     monkeypatch.setattr(rows, "MOST_BYTES", 3)
     (folder / "data.csv").write_text(BEFORE)
     keep_marks(folder / "second", ["data.csv"], folder)
