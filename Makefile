@@ -12,6 +12,8 @@ LAB_ARGS ?=
 PYTEST_ARGS ?=
 # Options for the benchmarks, as in: make bench BENCH_ARGS="--only lenet_round --repeats 9"
 BENCH_ARGS ?=
+# The port of the hub on this machine, as in: make hub HUB_PORT=8100
+HUB_PORT ?= 8000
 # Test processes at once. Two suit a two-core machine; the browser and notebook tests are heavy.
 TEST_WORKERS ?= 2
 
@@ -24,12 +26,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 DEMO := build/demo
+PROXY := build/hub/proxy/.tried
 
 # Flower reports usage unless it is told not to.
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo lab test lint bench micro-fl chaos cluster-test laptop-images laptop-secrets clean
+.PHONY: help demo lab hub test lint bench micro-fl chaos cluster-test laptop-images laptop-secrets clean
 
 help: ## Show this help.
 	@echo "Usage: make TASK"
@@ -52,6 +55,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+# The proxy of the hub on this machine; without it its test is skipped, and says so.
+$(PROXY): $(INSTALLED) hub_config/proxy/package-lock.json
+	@$(BIN)/python -m hub_local.proxy $(@D) || true
+	@mkdir -p $(@D) && touch $@
+
 # Ray alone, of all that the peers need: it is large, and nothing but the benchmarks uses it.
 $(PEERS): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -71,9 +79,13 @@ lab: $(INSTALLED) ## Open JupyterLab on the notebooks (this machine only, with a
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
+hub: export HUB_PORT := $(HUB_PORT)
+hub: $(INSTALLED) ## Start a JupyterHub on this machine: two institutions, three users (HUB_PORT=8000).
+	@$(BIN)/python -m hub_local.start build/hub
+
 # One thread per process: two test workers with as many torch threads as cores fight for them.
 test: export OMP_NUM_THREADS := 1
-test: $(INSTALLED) ## Run every test that can run here, notebooks and browser included, with coverage.
+test: $(INSTALLED) $(PROXY) ## Run every test that can run here, notebooks and browser included, with coverage.
 	@$(BIN)/pytest -m "not chaos" --ignore=tests/benchmarks --ignore=tests/cluster -n $(TEST_WORKERS) --dist loadgroup \
 		--cov --cov-report=term --cov-fail-under=90 $(PYTEST_ARGS)
 

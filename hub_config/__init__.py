@@ -6,6 +6,7 @@
     settings.py            what the environment tells, read once
     institutions.py        the list of institutions, and which notebook pods a user may have
     login.py               who may log in, and to which institutions they belong
+    roles.py               what users, notebooks and the service may do at the hub
     proxy/                 the versions of the proxy (a program of Node's)
 
 It runs in an image of its own, without ``flautim_lab``.

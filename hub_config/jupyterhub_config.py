@@ -10,16 +10,13 @@ from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
-from hub_config.institutions import NoInstitutionError, profiles, users_of
-from hub_config.login import InstitutionLogin
+from hub_config import login, roles
+from hub_config.institutions import NoInstitutionError, profiles
 from hub_config.settings import Settings
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - JupyterHub's own
 settings = Settings.of_environment(os.environ)
 
-ADMIN = "admin"
-SERVICE = "flautim-lab"
-USE_THE_SERVICE = f"access:services!service={SERVICE}"
 HOME = "/home/flautim"
 USER = 1000  # of the image
 
@@ -41,46 +38,18 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 
 # --- who may log in ------------------------------------------------------------------------------
-# One password for all users suits a laptop and a class, where nobody needs protection from each
-# other. For anything else take one of oauthenticator's classes, which is in the image.
-c.JupyterHub.authenticator_class = InstitutionLogin
-c.InstitutionLogin.institutions = dict(settings.institutions)
-c.InstitutionLogin.user_password = settings.login_password
-c.InstitutionLogin.admin_password = settings.admin_password
-c.Authenticator.admin_users = {ADMIN}
-c.Authenticator.allowed_users = users_of(settings.institutions) | {ADMIN}
-c.Authenticator.allow_all = False
-# By default JupyterHub lets in whoever it has ever known, though they were taken off the list.
-c.Authenticator.allow_existing_users = False
-c.Authenticator.manage_groups = True
-# Who was taken off the list loses their tokens too, not only their browser's cookie.
-c.Authenticator.auth_refresh_age = 60
-c.Authenticator.auth_refresh_strict = True
-c.Authenticator.refresh_pre_spawn = True
+login.configure(c, settings.institutions, settings.login_password, settings.admin_password)
 
 # --- the service, which makes the pods of runs ---------------------------------------------------
 c.JupyterHub.services = [
     {
-        "name": SERVICE,
+        "name": roles.SERVICE,
         "url": f"http://service.{settings.namespace}.svc:8080",
         "api_token": settings.service_token,
         "display": False,
     }
 ]
-c.JupyterHub.load_roles = [
-    # What it learns of a user: who they are, and their institutions.
-    {
-        "name": "flautim-lab-service",
-        "services": [SERVICE],
-        "scopes": ["read:users:name", "read:users:groups"],
-    },
-    # JupyterHub's own two, and the right to use the service: of a user, and of a notebook's token.
-    {"name": "user", "scopes": ["self", USE_THE_SERVICE]},
-    {
-        "name": "server",
-        "scopes": ["users:activity!user", "access:servers!server", USE_THE_SERVICE],
-    },
-]
+c.JupyterHub.load_roles = roles.ROLES
 
 
 # --- notebook pods -------------------------------------------------------------------------------
@@ -125,7 +94,9 @@ c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
 c.KubeSpawner.default_url = "/lab"
 c.KubeSpawner.environment = {
     "HOME": HOME,
-    "FLAUTIM_LAB_SERVICE_URL": (f"http://service.{settings.namespace}.svc:8080/services/{SERVICE}"),
+    "FLAUTIM_LAB_SERVICE_URL": (
+        f"http://service.{settings.namespace}.svc:8080/services/{roles.SERVICE}"
+    ),
 }
 c.KubeSpawner.extra_labels = {"app.kubernetes.io/part-of": "flautim-lab"}
 

@@ -7,7 +7,9 @@ from typing import Any
 from jupyterhub.authenticators.shared import SharedPasswordAuthenticator
 from traitlets import Dict
 
-from hub_config.institutions import groups_of
+from hub_config.institutions import Institutions, groups_of, users_of
+
+ADMIN = "admin"
 
 
 class InstitutionLogin(SharedPasswordAuthenticator):  # type: ignore[misc]
@@ -36,3 +38,32 @@ class InstitutionLogin(SharedPasswordAuthenticator):  # type: ignore[misc]
             "admin": admin,
             "groups": groups_of(user.name, self.institutions),
         }
+
+
+def configure(c: Any, institutions: Institutions, user_password: str, admin_password: str) -> None:
+    """Let the users of the institutions, and an admin, log in; nobody else.
+
+    One password for all users suits a laptop and a class, where nobody needs protection from each
+    other. For anything else take one of oauthenticator's classes, which is in the image.
+
+    Parameters
+    ----------
+    c : Config
+        JupyterHub's.
+    institutions : mapping of str to Institution
+    user_password, admin_password : str
+    """
+    c.JupyterHub.authenticator_class = InstitutionLogin
+    c.InstitutionLogin.institutions = dict(institutions)
+    c.InstitutionLogin.user_password = user_password
+    c.InstitutionLogin.admin_password = admin_password
+    c.Authenticator.admin_users = {ADMIN}
+    c.Authenticator.allowed_users = users_of(institutions) | {ADMIN}
+    c.Authenticator.allow_all = False
+    # By default JupyterHub lets in whoever it has ever known, though they were taken off the list.
+    c.Authenticator.allow_existing_users = False
+    c.Authenticator.manage_groups = True
+    # Who was taken off the list loses their tokens too, not only their browser's cookie.
+    c.Authenticator.auth_refresh_age = 60
+    c.Authenticator.auth_refresh_strict = True
+    c.Authenticator.refresh_pre_spawn = True

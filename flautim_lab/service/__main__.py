@@ -14,7 +14,6 @@ from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 GRACE_SECONDS = 3  # that questions which wait for news are given when the service is to end
 
 
@@ -30,7 +29,7 @@ def main() -> int:
         return 1
     uvicorn.run(
         app,
-        host=EVERYWHERE,
+        host=settings.host,
         port=settings.port,
         access_log=False,  # a line per look of every watch
         timeout_graceful_shutdown=GRACE_SECONDS,

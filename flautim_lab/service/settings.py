@@ -15,6 +15,8 @@ from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
 PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
 PORT_VARIABLE = "FLAUTIM_LAB_SERVICE_PORT"
+HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 NAME = "flautim-lab"
 NEEDED = ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", INSTITUTIONS_VARIABLE)
 
@@ -34,6 +36,8 @@ class Settings:
     prefix : str
         Of every route, without a slash at its end.
     port : int
+    host : str
+        The address that it listens on; in a pod, every one of its own.
     """
 
     institutions: Mapping[str, str]
@@ -41,6 +45,7 @@ class Settings:
     image: str = IMAGE
     prefix: str = f"/services/{NAME}"
     port: int = 8080
+    host: str = EVERYWHERE
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -73,4 +78,5 @@ class Settings:
             os.environ.get(IMAGE_VARIABLE) or IMAGE,
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),
+            os.environ.get(HOST_VARIABLE) or EVERYWHERE,
         )

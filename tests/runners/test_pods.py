@@ -96,6 +96,7 @@ def test_as_pods_it_ends_with_the_kernels_bits_whatever_dies(folders, monkeypatc
     assert "token" not in left
 
 
+@pytest.mark.chaos
 def test_what_is_planned_before_the_start_goes_with_the_pods(folders, monkeypatch):
     monkeypatch.setattr(cluster_watch, "LOOK_AT_JOB_SECONDS", 0.5)
     made = experiment(DropoutNet, rounds=6, clients=3, strategy="FedAdam")
@@ -116,6 +117,7 @@ def test_what_is_planned_before_the_start_goes_with_the_pods(folders, monkeypatc
     assert run.faults.recovery_seconds.notna().all()
 
 
+@pytest.mark.chaos
 def test_a_server_that_was_away_for_long_goes_on(folders):
     # Nobody else records a pod's sign of life: its own records call the run interrupted meanwhile.
     made = experiment(DropoutNet, rounds=12, clients=2)

@@ -259,8 +259,11 @@ class _Grants:
         before = self._list.children
         items = []
         for grant in self._context.catalog.grants(dataset=self._dataset.value):
-            until = moment(text, grant.until) if grant.until else text("without end")
-            state = text("ended") if grant.ended else text("until {when}", when=until)
+            state = text("without end")
+            if grant.until:
+                state = text("until {when}", when=moment(text, grant.until))
+            if grant.ended:
+                state = text("ended")
             words = html(
                 table([], [[grant.project, text("by {user}", user=grant.given_by), state]])
             )
