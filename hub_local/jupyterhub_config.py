@@ -81,7 +81,12 @@ c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = f"{folder}/homes/{{username}}"
 c.Spawner.pre_spawn_hook = fill
 c.Spawner.cmd = [*TIED, "jupyterhub-singleuser"]
-c.Spawner.args = ["--allow-root"] if os.getuid() == 0 else []
+c.Spawner.args = [
+    *(["--allow-root"] if os.getuid() == 0 else []),
+    # JupyterLab asks its makers for news and newer versions unless told not to.
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+]
 c.Spawner.default_url = "/lab"
 c.Spawner.env_keep = ["PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMP_NUM_THREADS"]
 c.Spawner.environment = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -85,8 +86,10 @@ def hub(tmp_path):
 class Desk:
     """A user's browser, with the panel open in their notebook."""
 
-    def __init__(self, browser, hub, user, shots) -> None:
-        self.page = browser.new_context(viewport={"width": 1280, "height": 1200}).new_page()
+    def __init__(self, page, hub, user, shots) -> None:
+        from playwright.sync_api import TimeoutError as Late
+
+        self.page = page
         self.page.set_default_timeout(60_000)
         home = hub.folder / "homes" / user
         home.mkdir(parents=True, exist_ok=True)
@@ -98,11 +101,16 @@ class Desk:
         self.log_in(user, "not the password")
         self.page.get_by_text("Invalid username or password").wait_for()
         self.log_in(user, hub.password)
-        self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-        self.page.keyboard.press("Shift+Enter")
         self.walk = Walk(self, shots / user)
         (shots / user).mkdir()
-        self.walk.panel.wait_for()
+        # What is asked for before the kernel is connected is lost, and nothing tells.
+        for _ in range(10):
+            self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+            self.page.keyboard.press("Shift+Enter")
+            with contextlib.suppress(Late):
+                self.walk.panel.wait_for(timeout=8_000)
+                return
+        raise AssertionError("the panel never came")
 
     def log_in(self, user: str, password: str) -> None:
         self.page.get_by_label("Username:").fill(user)
@@ -110,11 +118,27 @@ class Desk:
         self.page.locator("#login_submit").click()
 
 
-def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(browser, hub, tmp_path):
+@pytest.fixture
+def sit_down(browser, hub, tmp_path):
+    """Let a user come to a browser of their own; what each saw last is kept."""
+    pages = {}
+
+    def sit_down(user):
+        context = browser.new_context(viewport={"width": 1280, "height": 1200})
+        pages[user] = context.new_page()
+        return Desk(pages[user], hub, user, tmp_path).walk
+
+    yield sit_down
+    for user, page in pages.items():
+        page.screenshot(path=tmp_path / f"last of {user}.png")
+        page.context.close()
+
+
+def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(sit_down, hub, tmp_path):
     (tmp_path / "net.py").write_text(MODEL)
     (tmp_path / "settings.toml").write_text(HYPERPARAMETERS)
 
-    ana = Desk(browser, hub, "ana", tmp_path).walk
+    ana = sit_down("ana")
     ana.see("Instituto Federal do Norte de Minas Gerais")
     ana.press("Open Universidade Federal de Minas Gerais")
     ana.see("Which iris is it?")
@@ -124,7 +148,7 @@ def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(browse
     assert "ifnmg/iris" not in datasets.inner_text()  # nobody granted it
     ana.shot("before the grant")
 
-    bruno = Desk(browser, hub, "bruno", tmp_path).walk
+    bruno = sit_down("bruno")
     bruno.press("Open Instituto Federal do Norte de Minas Gerais")
     bruno.press("Datasets")
     bruno.see("Iris")
@@ -147,7 +171,7 @@ def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(browse
     ana.see("finished")
     ana.shot("the run")
 
-    clara = Desk(browser, hub, "clara", tmp_path).walk
+    clara = sit_down("clara")
     clara.press("Open Instituto Federal do Norte de Minas Gerais")
     clara.panel.get_by_role("button", name="Institution data", exact=True).wait_for()
     assert not clara.panel.get_by_role("button", name="Datasets", exact=True).count()

@@ -18,6 +18,7 @@ from kubespawner.spawner import EventReflector, PodReflector
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 from flautim_lab.service import settings as service
+from hub_config import roles
 from hub_config.institutions import read_institutions
 from hub_config.settings import NEEDED, SHORTEST_ADMIN_PASSWORD, SHORTEST_PASSWORD, Settings
 from tests.k8s.conftest import K8S
@@ -235,12 +236,12 @@ def test_addresses_and_ports(objects, pods):
     assert pods["service"].env[service.PREFIX_VARIABLE].rstrip("/") == prefix
     assert pods["service"].container["readinessProbe"]["httpGet"]["path"] == f"{prefix}/health"
     assert pods["service"].env["JUPYTERHUB_API_URL"] == "http://hub:8081/hub/api"
+    assert roles.SERVICE == service.NAME
     text = (TOP / "hub_config/jupyterhub_config.py").read_text()
     for address in (
         'proxy-api.{settings.namespace}.svc:8001"',
         'hub.{settings.namespace}.svc:8081"',
         'service.{settings.namespace}.svc:8080"',
-        f'SERVICE = "{service.NAME}"',
     ):
         assert address in text
     arguments = pods["proxy"].container["args"]
