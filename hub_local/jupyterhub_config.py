@@ -22,6 +22,10 @@ institutions = read_institutions(Path(os.environ["FLAUTIM_LAB_INSTITUTIONS"]))
 notebooks = Path(__file__).parents[1] / "notebooks"
 
 TIED = [sys.executable, "-m", "hub_local.tied"]
+# JupyterLab asks its users whether it may ask its makers for news.
+NO_NEWS = (
+    ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+)
 SERVICE = f"http://127.0.0.1:{service_port}"
 
 # --- where the hub, its proxy and its memory are: on loopback, under one folder -------------------
@@ -75,18 +79,16 @@ def fill(spawner: Any) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (home / "notebooks").exists():
         shutil.copytree(notebooks, home / "notebooks")
+    if not (settings := home / NO_NEWS).exists():
+        settings.parent.mkdir(parents=True)
+        settings.write_text('{"fetchNews": "false", "checkForUpdates": false}', "utf-8")
 
 
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = f"{folder}/homes/{{username}}"
 c.Spawner.pre_spawn_hook = fill
 c.Spawner.cmd = [*TIED, "jupyterhub-singleuser"]
-c.Spawner.args = [
-    *(["--allow-root"] if os.getuid() == 0 else []),
-    # JupyterLab asks its makers for news and newer versions unless told not to.
-    "--LabApp.news_url=None",
-    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-]
+c.Spawner.args = ["--allow-root"] if os.getuid() == 0 else []
 c.Spawner.default_url = "/lab"
 c.Spawner.env_keep = ["PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMP_NUM_THREADS"]
 c.Spawner.environment = {
