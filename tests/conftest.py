@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later collection of garbage.
+
+    Some of Flower's strategies collect at each aggregation, a second each time in so large a
+    process.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,7 @@ def workers_of(run, after):
     return {name for name in names if name.startswith("client-")}
 
 
+@pytest.mark.chaos
 def test_scaled_down_and_up_again_the_kernels_bits(folders, watching):
     made = experiment(DropoutNet, rounds=160, clients=6, strategy="FedAdam")
     expected = lab.run(made).wait()

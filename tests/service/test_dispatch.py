@@ -88,6 +88,7 @@ def wait_for(condition, what):
         time.sleep(0.05)
 
 
+@pytest.mark.chaos
 def test_a_run_goes_through_the_service_whatever_dies(service):
     made = experiment(DropoutNet, rounds=60, clients=4, strategy="FedAdam")
     expected = lab.run(made).wait()
