@@ -92,6 +92,8 @@ class ClusterSchedule:
         self._jobs, self._timeout, self._tries = jobs, timeout, retries + 1
         self._settle, self._watch = settle, watch
         self._state = folder.path / STATE
+        self._going: dict[int, Going] = {}
+        self._said = ""
         self._api: Api = Api(cluster.context)
         self._api.check_access([cluster.namespace or self._api.namespace])
 
@@ -108,8 +110,13 @@ class ClusterSchedule:
         try:
             self._follow(pods, waiting)
         except BaseException:
-            for task in waiting.values():
-                self._settle(task, Outcome(INTERRUPTED, "it was interrupted", started=time.time()))
+            # Those that had not begun stay what they were before.
+            for each in self._going.values():
+                seconds = time.time() - each.since
+                interrupted = Outcome(
+                    INTERRUPTED, "it was interrupted", seconds=seconds, started=each.since
+                )
+                self._settle(each.task, interrupted)
             raise
         finally:
             over.set()
@@ -179,7 +186,6 @@ class ClusterSchedule:
         from flautim_lab.pods.api import Unreachable
         from flautim_lab.pods.points import find_pods, state_of
 
-        going: dict[int, Going] = {}
         while waiting:
             try:
                 state = state_of(self._api, pods)  # before the pods: an index that ended has one
@@ -187,32 +193,27 @@ class ClusterSchedule:
                 for each in find_pods(self._api, pods):
                     found.setdefault(each.index, []).append(each)
                 for index in sorted(waiting):
-                    outcome = self._look(waiting[index], index, state, found.get(index, []), going)
+                    outcome = self._look(waiting[index], index, state, found.get(index, []))
                     if outcome is not None:
-                        going.pop(index, None)
+                        self._going.pop(index, None)
                         self._settle(waiting.pop(index), outcome)
             except Unreachable as error:
                 self._say("the cluster", f"{error}; it is asked again")
-            self._watch([going[index] for index in sorted(going)])
+            self._watch([self._going[index] for index in sorted(self._going)])
             if waiting:
                 time.sleep(LOOK_SECONDS)
 
     def _look(
-        self,
-        task: Task,
-        index: int,
-        state: JobState,
-        found: Sequence[PointPod],
-        going: dict[int, Going],
+        self, task: Task, index: int, state: JobState, found: Sequence[PointPod]
     ) -> Outcome | None:
         """Return what came of a point; None while it has not ended."""
         last = found[-1] if found else None
         if last is not None and last.phase == "Running":
-            now = going.setdefault(index, Going(task, len(found), last.created))
+            now = self._going.setdefault(index, Going(task, len(found), last.created))
             now.attempt = len(found)
             now.hear(parcel.read_told(self._api.log(last.pod, 5)))
         elif index not in state.finished | state.failed:
-            going.pop(index, None)
+            self._going.pop(index, None)
         if index not in state.finished | state.failed and not state.over:
             return None
         succeeded = [each for each in found if each.phase == "Succeeded"]
@@ -247,7 +248,7 @@ class ClusterSchedule:
         return outcome
 
     def _say(self, _name: str, sentence: str) -> None:
-        if sentence and sentence != getattr(self, "_said", ""):
+        if sentence and sentence != self._said:
             self._said = sentence
             sys.stderr.write(f"{sentence}\n")
 
