@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster.conftest import left_in
 from tests.cluster.hub import PATIENCE, Visitor, forwarded, hub_on_the_cluster, kubectl
-from tests.jupyter.test_in_jupyterlab import CHROMIUM, CHROMIUM_ARGS, MISSING
+from tests.jupyter.in_browser import CHROMIUM, CHROMIUM_ARGS, MISSING
 from tests.k8s.pod_security import problems
 
 LACKING = [*MISSING, *(["kubectl"] if not shutil.which("kubectl") else [])]
