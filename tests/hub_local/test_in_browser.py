@@ -45,7 +45,11 @@ class Hub:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.process.kill()
+            raise
         self.password = json.loads((folder / "passwords.json").read_text())["user"]
 
     def _wait(self) -> None:
@@ -66,13 +70,13 @@ class Hub:
     def end(self, how: signal.Signals) -> None:
         """End it; whatever it started must end with it."""
         family = self.family()
-        assert len(family) >= 2  # proxy and service
         self.process.send_signal(how)
         self.process.wait(60)
         _, left = psutil.wait_procs(family, timeout=30)
         for process in left:
             process.kill()
         assert not left
+        assert len(family) >= 2  # proxy and service
 
 
 @pytest.fixture
