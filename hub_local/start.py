@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from flautim_lab.home import HOME_VARIABLE
+from flautim_lab.records.artifacts import write_atomic
 from hub_local.proxy import proxy_command
 from hub_local.seed import seed
 
@@ -92,10 +93,7 @@ def _passwords(path: Path) -> dict[str, str]:
     """Return the passwords, made once; only who starts the hub may read them."""
     if not path.exists():
         made = {"user": secrets.token_hex(8), "admin": secrets.token_hex(20)}
-        aside = path.with_suffix(".new")
-        aside.touch(mode=0o600)
-        aside.write_text(json.dumps(made), encoding="utf-8")
-        aside.replace(path)
+        write_atomic(path, json.dumps(made).encode())
     found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

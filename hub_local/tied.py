@@ -6,21 +6,16 @@ that is to find them again; here nothing is to stay behind. The system sends SIG
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+from flautim_lab.runners.orphans import die_with_parent
 
 
 def main() -> None:
     """Become the command; does not return."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before that was asked for
-            sys.exit(1)
+    die_with_parent(os.getppid(), signal.SIGTERM)
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - what it is for
 
 

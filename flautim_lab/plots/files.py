@@ -7,28 +7,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from flautim_lab.errors import UsageError
 from flautim_lab.plots.picture import to_png
-from flautim_lab.records.artifacts import check_folder, write_atomic
+from flautim_lab.records.artifacts import check_file, write_atomic
 
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a file name that says no kind of picture, or a folder that is not there.
-
-    Raises
-    ------
-    UsageError
-        If it does not end as a picture's name does.
-    RecordsError
-        If there is no such folder.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(
-            f"a plot is not written as {path.name!r}; end its name in {' or '.join(PICTURES)}"
-        )
-    check_folder(path)
+    """Refuse a file that no picture can be written to, as ``check_file`` does."""
+    check_file(path, "plot", PICTURES)
 
 
 def picture_bytes(figure: Figure, suffix: str) -> bytes:

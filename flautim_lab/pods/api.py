@@ -232,8 +232,7 @@ class Api:
 
     def _has_job(self, run: RunPods, space: str, role: str) -> bool:
         name = f"{run.name}-{'server' if role == SERVER else 'workers'}"
-        with _refusals(f"read Job {name}"):
-            return _is_there(lambda: self._batch.read_namespaced_job(name, space))
+        return self.job(name, space) is not None
 
     def anchor(self, made: k8s.V1ConfigMap) -> k8s.V1OwnerReference:
         """Make the object that is to own others, unless it is there; return the reference to it.

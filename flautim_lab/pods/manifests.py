@@ -116,6 +116,12 @@ class RunPods:
     data: Mapping[str, str] = field(default_factory=dict)
     faults: Sequence[Mapping[str, Any]] = ()
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunPods:
+        """Return what ``dataclasses.asdict`` made a dict of."""
+        resources = {name: Resources(**values[name]) for name in ("server", "worker")}
+        return cls(**{**values, **resources})
+
     @property
     def blocks(self) -> dict[str, int]:
         """How many slots each namespace owns: as many workers as it may ever be scaled to.

@@ -11,11 +11,11 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flautim_lab.errors import RecordsError
+from flautim_lab.errors import RecordsError, UsageError
 from flautim_lab.home import FILE_MODE, disk_refused, private_folder
 
 if TYPE_CHECKING:
@@ -80,6 +80,31 @@ def write_atomic(
             raise RecordsError(f"{path} cannot be written: {why}; choose another") from None
         raise disk_refused(f"the file {path} cannot be written", path, error) from None
     return path
+
+
+def check_file(path: Path, what: str, endings: Sequence[str]) -> None:
+    """Refuse a file that a user has named with another ending, or in a folder that is not there.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What is to be written: ``"plot"``.
+    endings : sequence of str
+        Those that say a kind of it, such as ``.png``.
+
+    Raises
+    ------
+    UsageError
+        If its name ends otherwise.
+    RecordsError
+        If there is no such folder.
+    """
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"a {what} is not written as {path.name!r}; end its name in {' or '.join(endings)}"
+        )
+    check_folder(path)
 
 
 def check_folder(path: Path) -> None:

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flautim_lab.errors import RecordsError, UsageError
-from flautim_lab.records.artifacts import check_folder, no_formula, write_atomic
+from flautim_lab.errors import RecordsError
+from flautim_lab.records.artifacts import check_file, no_formula, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,20 +16,8 @@ TABLES = (".csv", ".parquet")
 
 
 def check_table(path: Path) -> None:
-    """Refuse a file name that says no kind of table, or a folder that is not there.
-
-    Raises
-    ------
-    UsageError
-        If it does not end as a table's name does.
-    RecordsError
-        If there is no such folder.
-    """
-    if path.suffix.lower() not in TABLES:
-        raise UsageError(
-            f"a table is not written as {path.name!r}; end its name in {' or '.join(TABLES)}"
-        )
-    check_folder(path)
+    """Refuse a file that no table can be written to, as ``check_file`` does."""
+    check_file(path, "table", TABLES)
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> Path:

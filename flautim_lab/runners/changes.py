@@ -19,10 +19,11 @@ from flautim_lab.names import count
 from flautim_lab.records.store import Records
 from flautim_lab.runners.parameters import read_parameters
 from flautim_lab.runners.rows import how_it_changed
+from flautim_lab.runners.settings_of import PLAN_VERSIONS
 
 INJECTED = "injected-parameters"
 """papermill's tag of the cell that sets the parameters."""
-TOLD = ("seed", "torch", "numpy", "flwr")
+TOLD = ("seed", *PLAN_VERSIONS)
 """Entries of a numerics plan that are parameters or versions, too."""
 ALIKE = 0.6  # of a line or cell that took the place of another
 

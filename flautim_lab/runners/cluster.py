@@ -260,12 +260,9 @@ class ClusterRun:
 
     def pods(self) -> RunPods:
         """Return what the objects are made from."""
-        from flautim_lab.pods.manifests import Resources, RunPods
+        from flautim_lab.pods.manifests import RunPods
 
-        values = json.loads(self._facts.read_text(encoding="utf-8"))["pods"]
-        for name in ("server", "worker"):
-            values[name] = Resources(**values[name])
-        return RunPods(**values)
+        return RunPods.from_dict(json.loads(self._facts.read_text(encoding="utf-8"))["pods"])
 
     def api(self) -> Api:
         """Return a connection to the run's cluster."""

@@ -15,7 +15,7 @@ from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.names import choose, count
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.measures import measure
-from flautim_lab.runners.settings_of import experiment_json, settings_of
+from flautim_lab.runners.settings_of import PLAN_VERSIONS, experiment_json, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from flautim_lab.runners.run import Run
 
 ROWS = "sha256 of the rows"
-VERSIONS = ("torch", "numpy", "flwr")  # of the numerics plan
 LONGEST = 40  # of a value in a table
 
 
@@ -219,7 +218,7 @@ def _data(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _of_plan(run: Run, *, versions: bool) -> dict[str, Any]:
     plan = {k: v for k, v in run.plan.items() if k != "seed"}  # a setting
-    return {k: v for k, v in plan.items() if (k in VERSIONS) == versions}
+    return {k: v for k, v in plan.items() if (k in PLAN_VERSIONS) == versions}
 
 
 def _names(facts: Sequence[Mapping[str, object]]) -> list[str]:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flautim_lab.errors import RecordsError
 from flautim_lab.records.artifacts import MODEL_FILE
-from flautim_lab.records.event import ALL_CLIENTS, RunRecord
+from flautim_lab.records.event import ALL_CLIENTS, Event, RunRecord
 from flautim_lab.records.store import Records
 
 Measures = dict[str, dict[str, float]]
@@ -54,10 +54,8 @@ def measure(records: Records, run_id: str) -> Measures:
         Name to ``final``, ``best`` and ``best_round``. What is not a finite number is never best.
     """
     found: Measures = {}
-    for event in records.events(run_id, kinds=("metric",)):
-        if event.client != ALL_CLIENTS or event.value is None:
-            continue
-        name, value = f"{event.split}_{event.name}", event.value
+    for event, value in _of_all_clients(records, run_id):
+        name = f"{event.split}_{event.name}"
         known = found.setdefault(name, {"final": value, "best": math.nan, "best_round": 0})
         known["final"] = value
         better = value < known["best"] if lower_is_better(event.name) else value > known["best"]
@@ -78,14 +76,20 @@ def result_of(records: Records, run_id: str) -> dict[str, Any]:
     """
     run = records.run(run_id)
     curves: dict[str, list[tuple[int, float | None]]] = {}
-    for event in records.events(run_id, kinds=("metric",)):
-        if event.client == ALL_CLIENTS and event.value is not None:
-            value = event.value if math.isfinite(event.value) else None
-            curves.setdefault(f"{event.split}_{event.name}", []).append((event.round, value))
+    for event, value in _of_all_clients(records, run_id):
+        point = (event.round, value if math.isfinite(value) else None)
+        curves.setdefault(f"{event.split}_{event.name}", []).append(point)
     model = ""
     with contextlib.suppress(OSError), open(records.folder(run_id) / MODEL_FILE, "rb") as file:
         model = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": run.name, "plan": run.plan, "curves": curves, "model": model}
+
+
+def _of_all_clients(records: Records, run_id: str) -> Iterator[tuple[Event, float]]:
+    """Yield what was measured over all clients, each event with its value."""
+    for event in records.events(run_id, kinds=("metric",)):
+        if event.client == ALL_CLIENTS and event.value is not None:
+            yield event, event.value
 
 
 def bundle_of(records: Records, run_id: str) -> str:

@@ -112,17 +112,12 @@ def _export(client: Any, run: Run, uri: str) -> int:
         client.log_batch(number, metrics=[_metric(event) for event in metrics])
     for name, value in _tags(run).items():
         client.set_tag(number, name, value)
-    if not ended:
-        client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
-        return len(points)
-    if events or there.info.status == "RUNNING":
-        for path, place in _files(run):
-            client.log_artifact(number, str(path), place)
-    client.set_terminated(
-        number,
-        ENDED.get(record.status, "FAILED"),
-        round((record.created + record.seconds) * 1000),
-    )
+    if ended:
+        if events or there.info.status == "RUNNING":
+            for path, place in _files(run):
+                client.log_artifact(number, str(path), place)
+        status = ENDED.get(record.status, "FAILED")
+        client.set_terminated(number, status, round((record.created + record.seconds) * 1000))
     # Last: whatever was cut off before is sent again, and MLflow keeps equal points once.
     client.set_tag(number, SEEN_TAG, str(max((e.seq for e in events), default=seen)))
     return len(points)

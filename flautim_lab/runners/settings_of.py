@@ -15,6 +15,9 @@ APART = frozenset({"client_names", "client_rows", "kernel", "unbundled"})
 TOLD = frozenset({"format", "dataset", "model", "class", "partition", "strategy", "name"})
 """Entries of ``experiment.json`` that the records tell in shorter words."""
 
+PLAN_VERSIONS = ("torch", "numpy", "flwr")
+"""Entries of a numerics plan that are versions."""
+
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return what the experiment of a run was set to.

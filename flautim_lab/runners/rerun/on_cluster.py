@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import sys
@@ -255,14 +254,10 @@ class ClusterSchedule:
 
 def _digest(content: Content) -> str:
     """Return what tells whether a point would still be the same, of what travels with it."""
-    facts = json.dumps([content.code, sorted(content.files.items())])
-    return hashlib.sha256(facts.encode()).hexdigest()
+    return f"{content.code} {content.data}"
 
 
 def _pods(state: Mapping[str, Any]) -> RunPods:
-    from flautim_lab.pods.manifests import Resources, RunPods
+    from flautim_lab.pods.manifests import RunPods
 
-    values = dict(state["pods"])
-    for name in ("server", "worker"):
-        values[name] = Resources(**values[name])
-    return RunPods(**values)
+    return RunPods.from_dict(state["pods"])
