@@ -163,9 +163,7 @@ def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(sit_do
     bruno.shot("the grant")
 
     ana.start()
-    ana.press("Open Universidade Federal de Minas Gerais")
-    ana.press("Open Flowers")
-    ana.press("New experiment")
+    ana.new_experiment()
     ana.type("Name", "Irises of IFNMG")
     ana.panel.get_by_label("Dataset", exact=True).first.select_option(label="Iris (ifnmg/iris@1)")
     ana.upload("Model (.py)", tmp_path / "net.py")

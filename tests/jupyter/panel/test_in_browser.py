@@ -118,6 +118,12 @@ class Walk:
             first.click()
         self.see("Instituto Federal do Norte")
 
+    def new_experiment(self):
+        """Go from the first screen to the form of a project."""
+        self.press("Open Universidade Federal de Minas Gerais")
+        self.press("Open Flowers")
+        self.press("New experiment")
+
     def type(self, label, words):
         box = self.panel.get_by_label(label, exact=True).first
         box.fill(words)
@@ -249,9 +255,7 @@ def test_a_reload_and_a_new_kernel_land_on_the_same_screen(walk):
 
 def test_a_wrong_input_is_a_sentence_beside_its_field_and_loses_nothing(walk):
     walk.start()
-    walk.press("Open Universidade Federal de Minas Gerais")
-    walk.press("Open Flowers")
-    walk.press("New experiment")
+    walk.new_experiment()
     walk.type("Name", "Wrong")
     walk.type("Rounds", "0")
     walk.see("rounds must be at least 1, not 0")
@@ -302,9 +306,7 @@ def test_in_notebook_7(open_lab, tmp_path):
     walk.start()
     walk.panel.get_by_label("Search").fill("17217985")
     walk.panel.get_by_text("Fundação Ezequiel Dias").wait_for(state="hidden")
-    walk.press("Open Universidade Federal de Minas Gerais")
-    walk.press("Open Flowers")
-    walk.press("New experiment")
+    walk.new_experiment()
     walk.type("Rounds", "0")
     walk.see("rounds must be at least 1, not 0")
     assert walk.page.evaluate(PALE) == []
@@ -319,9 +321,7 @@ def test_words_can_be_read_on_dark_and_light_pages(walk, theme):
     walk.start()
     walk.panel.get_by_label("Search", exact=True).wait_for()
     assert walk.page.evaluate(PALE) == []
-    walk.press("Open Universidade Federal de Minas Gerais")
-    walk.press("Open Flowers")
-    walk.press("New experiment")
+    walk.new_experiment()
     walk.type("Rounds", "0")
     walk.see("rounds must be at least 1")
     assert walk.page.evaluate(PALE) == []
