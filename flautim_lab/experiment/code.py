@@ -1,7 +1,7 @@
 """The code of an experiment, as a data owner reads it before saying yes or no.
 
-It is the source of the bundle, and those settings that keep what is learned from telling of single
-rows. Whatever else is changed (rounds, learning rate, seed), it is the same code.
+It is the source of the bundle, and those settings by which it does something else with rows.
+Whatever else is changed (rounds, learning rate, seed), it is the same code.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from typing import Any
 
 from flautim_lab.experiment.bundle import Bundle
 
-#: Settings that guard rows (differential privacy and robust strategies come by ``strategy``; how
-#: many clients a round needs), with what they are where an experiment does not say.
-GUARDS: Mapping[str, Any] = {"strategy": "FedAvg", "strategy_args": {}, "min_clients": None}
+#: Settings that say what the code does with rows, and what keeps single ones from being told
+#: (differential privacy and robust strategies come by ``strategy``; among how many clients the rows
+#: are dealt out, and how many a round needs), with what they are where an experiment is silent.
+GUARDS: Mapping[str, Any] = {
+    "clients": None,
+    "min_clients": None,
+    "model_args": {},
+    "strategy": "FedAvg",
+    "strategy_args": {},
+}
 
 
 @dataclass(frozen=True)
 class Code:
-    """Source, and the settings that guard rows.
+    """Source, and the settings that count as part of it.
 
     Attributes
     ----------
@@ -58,5 +65,5 @@ class Code:
 
 
 def guards_in(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that guard rows."""
+    """Return the settings that count as code."""
     return {name: settings.get(name, default) for name, default in GUARDS.items()}

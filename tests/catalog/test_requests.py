@@ -282,7 +282,8 @@ OLD = """
 INSERT INTO institutions (id, key, name, folded, cnpj, logo, active, created, changed)
     VALUES (1, 'u', 'U', 'u', '', '', true, 0, 0);
 INSERT INTO projects
-    (id, institution_id, key, name, folded, description, archived, created, changed) VALUES (1, 1, 'p', 'P', 'p', '', false, 0, 0);
+    (id, institution_id, key, name, folded, description, archived, created, changed)
+    VALUES (1, 1, 'p', 'P', 'p', '', false, 0, 0);
 INSERT INTO datasets (id, institution_id, key, name, folded, description, archived, last)
     VALUES (1, 1, 'd', 'D', 'd', '', false, 1);
 INSERT INTO dataset_versions VALUES (1, 1, '[]', 't', 1, '', 'd.csv', '', '', 0, 'x');

@@ -9,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from flautim_lab.catalog.authorization import Action
-from flautim_lab.catalog.code import code_of
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, not_there, text
 from flautim_lab.catalog.local.experiments import MOST_SETTINGS_CHARACTERS
@@ -113,7 +112,7 @@ class Requests(Runs, Grants):
             raise CatalogError(
                 f"experiment {version.ref} does not use {dataset}; it uses {', '.join(named)}"
             )
-        code = code_of(self._model_of(connection, version), version.settings)
+        code = self._code_of(connection, version)
         return version.ref, code, version.settings
 
     def _check_number(self, connection: sa.Connection, project: sa.Row[Any]) -> None:

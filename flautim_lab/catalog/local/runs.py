@@ -25,8 +25,9 @@ from flautim_lab.catalog.schema import (
     run_links,
     run_uses,
 )
-from flautim_lab.catalog.things import ExperimentVersion, ModelVersion, Page, RunLink
+from flautim_lab.catalog.things import ExperimentVersion, Page, RunLink
 from flautim_lab.errors import CatalogError, ConflictError
+from flautim_lab.experiment.code import Code
 
 
 class Runs(Uses, Experiments):
@@ -47,7 +48,7 @@ class Runs(Uses, Experiments):
                     raise ConflictError(f"run {run_id} was made with {link.experiment} already")
                 return link
             project = self._project_of(connection, asked, Action.DO_WORK, Action.SEE_WORK)
-            code = code_of(self._model_of(connection, version), version.settings).hash
+            code = self._code_of(connection, version).hash
             read = []
             for ref in version.datasets:
                 data = read_ref(ref, 2)
@@ -69,10 +70,11 @@ class Runs(Uses, Experiments):
             made = connection.execute(_links().where(run_links.c.run_id == run_id)).one()
             return _all(connection, [made])[0]
 
-    def _model_of(self, connection: sa.Connection, version: ExperimentVersion) -> ModelVersion:
+    def _code_of(self, connection: sa.Connection, version: ExperimentVersion) -> Code:
         asked = read_ref(version.model, 3)
         row = self._model_row(connection, asked, Action.SEE_WORK)
-        return self._model(connection, row.id, asked.version)
+        model = self._model(connection, row.id, asked.version)
+        return code_of(model, version.settings, len(version.datasets))
 
     def runs(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,8 +11,8 @@ from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import not_there
 from flautim_lab.catalog.local.datasets import Datasets
-from flautim_lab.catalog.refs import read_ref
-from flautim_lab.catalog.schema import datasets, institutions, run_uses
+from flautim_lab.catalog.refs import Ref, read_ref
+from flautim_lab.catalog.schema import dataset_versions, datasets, institutions, run_uses
 from flautim_lab.catalog.things import Page, RunUse
 
 
@@ -68,6 +68,49 @@ class Uses(Datasets):
             mine = (run_uses.c.run_id == run_id) & (run_uses.c.started_by == self._actor.user)
             going = mine & run_uses.c.ended.is_(None)
             connection.execute(sa.update(run_uses).where(going).values(ended=self._now()))
+
+    def admit_run(self, run_id: str, project: str, homes: Mapping[str, str], code: str) -> None:
+        """Let a run read tables of institutions, and note it; for the service alone.
+
+        Parameters
+        ----------
+        run_id : str
+        project : str
+            That who asks works in.
+        homes : mapping of str to str
+            The path of a dataset by the key of its institution.
+        code : str
+            The hash of the code that is to read them.
+
+        Raises
+        ------
+        NotFoundError, NotAllowedError
+            If there is no such dataset or project, or it is not granted to it for this code.
+        """
+        with self._writing() as connection:
+            row = self._project_row(connection, project, Action.DO_WORK, Action.SEE_WORK)
+            read = [self._at(connection, row, *home, code) for home in homes.items()]
+            self._note_uses(connection, run_id, read, f"{row.institution}/{row.key}", code)
+
+    def _at(
+        self, connection: sa.Connection, project: sa.Row[Any], key: str, path: str, code: str
+    ) -> tuple[sa.Row[Any], int]:
+        """Return the dataset that has its rows at a path of an institution, and which version."""
+        query = (
+            sa.select(datasets, institutions.c.key.label("institution"), dataset_versions.c.number)
+            .join_from(datasets, institutions)
+            .join(dataset_versions)
+            .where(institutions.c.key == key, dataset_versions.c.path == path)
+            .order_by(dataset_versions.c.number.desc())
+        )
+        found = connection.execute(query).all()
+        allowed = connection.execute(query.where(self._usable(project, code))).first()
+        if allowed is not None:
+            return allowed, allowed.number
+        seen = [each for each in found if each.published or self._may_use(connection, each)]
+        if seen:
+            self._refuse_dataset(Ref((key, seen[0].key)), project, code)
+        raise not_there(f"dataset of {key} whose rows are in {path!r}")
 
     def stops_asked(self, runs: Sequence[str]) -> dict[str, str]:
         """Return which of some runs are to end, and who asked for it; for the service alone."""
