@@ -71,7 +71,7 @@ def pack_folder(folder: Path) -> bytes:
 
 def unpack_bytes(packed: bytes, folder: Path) -> None:
     """Write what :func:`pack_folder` returned into a folder; nothing outside of it."""
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed)), mode="r:") as archive:
         archive.extractall(folder, filter="data")
 
 
@@ -131,7 +131,7 @@ def _files(packed: bytes) -> dict[str, bytes]:
     if len(content) > MOST_UNPACKED:
         raise ValueError(f"it holds more than {MOST_UNPACKED // 2**20} MiB")
     found: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         for member in archive:
             if member.isdir() and PurePosixPath(member.name).parts[:1] == ("bundle",):
                 continue
