@@ -21,6 +21,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from flautim_lab.experiment.code import Code
 
 T = TypeVar("T")
+#: Which rows of a dataset are meant: made up to its schema, or its own.
+MADE_UP, REAL = "made up", "real"
 
 
 class Role(StrEnum):

@@ -6,6 +6,7 @@ Whatever else is changed (rounds, learning rate, seed), it is the same code.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -67,3 +68,22 @@ class Code:
 def guards_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that count as code."""
     return {name: settings.get(name, default) for name, default in GUARDS.items()}
+
+
+def difference(
+    before: Mapping[str, str], after: Mapping[str, str], one: str, other: str
+) -> list[str]:
+    """Return how the files of two bundles differ, as lines of a unified diff without their ends.
+
+    Parameters
+    ----------
+    before, after : mapping of str to str
+        Path to text.
+    one, other : str
+        What each is called in it.
+    """
+    lines: list[str] = []
+    for name in {**before, **after}:
+        texts = (files.get(name, "").splitlines() for files in (before, after))
+        lines += difflib.unified_diff(*texts, f"{one}/{name}", f"{other}/{name}", lineterm="")
+    return lines

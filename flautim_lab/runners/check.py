@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flautim_lab.catalog.things import Column, DatasetVersion, ModelVersion
+from flautim_lab.catalog.things import REAL, Column, DatasetVersion, ModelVersion
 from flautim_lab.errors import FlautimError
 from flautim_lab.runners.apart import answer, ask_apart
 
@@ -67,7 +67,7 @@ def check_apart(
     settings: Mapping[str, Any],
     name: str = "",
     *,
-    rows: str = "real",
+    rows: str = REAL,
 ) -> Estimate:
     """Check an experiment in a process of its own; on made-up rows before the data are granted.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flautim_lab.errors import BundleError
 from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.experiment.code import difference
 from flautim_lab.names import choose, count
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.measures import measure
@@ -97,9 +98,9 @@ class Differences:
         """The lines of source that differ from the first run's, as ``diff -u`` tells them."""
         first, *others = self._sources
         return "".join(
-            line
+            f"{line}\n"
             for run, files in zip(self.runs[1:], others, strict=True)
-            for line in _diff(first, files, self.runs[0].id, run.id)
+            for line in difference(first, files, self.runs[0].id, run.id)
         )
 
     @property
@@ -178,15 +179,6 @@ def _changed(before: str, after: str) -> str:
     lines = list(difflib.ndiff(before.splitlines(), after.splitlines()))
     added, gone = (sum(line.startswith(sign) for line in lines) for sign in ("+ ", "- "))
     return f"{count(len(after.splitlines()), 'line')}: +{added} -{gone}"
-
-
-def _diff(first: Mapping[str, str], other: Mapping[str, str], one: str, two: str) -> list[str]:
-    lines: list[str] = []
-    for name in {**first, **other}:
-        before, after = (files.get(name, "").splitlines() for files in (first, other))
-        told = difflib.unified_diff(before, after, f"{one}/{name}", f"{two}/{name}", lineterm="")
-        lines += [f"{line}\n" for line in told]
-    return lines
 
 
 def _source(run: Run) -> Mapping[str, str]:

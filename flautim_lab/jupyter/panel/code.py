@@ -60,6 +60,7 @@ def experiment_cell(
     model: str,
     dataset: str,
     settings: Mapping[str, Any],
+    more_datasets: Sequence[str] = (),
     details: str = "",
     settings_file: str = "",
     before: Sequence[str] = (),
@@ -81,6 +82,7 @@ def experiment_cell(
         **written(details=details),
         model=model,
         dataset=dataset,
+        **({"more_datasets": list(more_datasets)} if more_datasets else {}),
         settings=dict(settings),
         **({"source": Name(f"open({settings_file!r}).read()")} if settings_file else {}),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from flautim_lab.jupyter.panel.parts import (
     text_input,
     title,
 )
+from flautim_lab.jupyter.panel.requests import end_of
 from flautim_lab.jupyter.panel.text import Text
 from flautim_lab.jupyter.panel.uploads import (
     MOST_SOURCE_BYTES,
@@ -48,6 +48,7 @@ class DatasetsTab:
     def __init__(self, context: Context, institution: str, allowed: Any) -> None:
         self._context = context
         self._institution = institution
+        self._may = "register datasets" in allowed
         self._list = widgets.VBox(layout={"width": "100%"})
         self._pager = Pager(context, self._show)
         parts: list[widgets.Widget] = [self._list, self._pager.widget]
@@ -67,13 +68,32 @@ class DatasetsTab:
         found = self._context.catalog.datasets(self._institution, page=page, per_page=PER_PAGE)
         before = self._list.children
         none = html(escape(text("No dataset here yet")), "lab-faint")
-        self._list.children = tuple(dataset_item(text, one) for one in found.items) or (none,)
+        self._list.children = tuple(map(self._item, found.items)) or (none,)
         for old in before:
             close_all(old)
         self._pager.set(found.page, found.pages, found.total)
 
+    def _item(self, dataset: Dataset) -> widgets.Widget:
+        text = self._context.text
+        if not self._may:
+            return dataset_item(text, dataset)
+        words = text("Hide from others") if dataset.published else text("Show to others")
+        tip = (
+            text("Hide schema and size of {name} from other institutions", name=dataset.name)
+            if dataset.published
+            else text(
+                "Show schema and size of {name} to all, who may ask for it", name=dataset.name
+            )
+        )
+        change = button(self._context, words, lambda: self._publish(dataset), icon="eye", tip=tip)
+        return dataset_item(text, dataset, change)
 
-def dataset_item(text: Text, dataset: Dataset) -> widgets.Widget:
+    def _publish(self, dataset: Dataset) -> None:
+        self._context.catalog.change_dataset(dataset.ref, published=not dataset.published)
+        self._show(self._pager.page)
+
+
+def dataset_item(text: Text, dataset: Dataset, *more: widgets.Widget) -> widgets.Widget:
     """Return what may be known of a dataset, and the code to try it with made-up rows."""
     version = dataset.latest
     facts = " · ".join(
@@ -83,6 +103,7 @@ def dataset_item(text: Text, dataset: Dataset) -> widgets.Widget:
             text.count("{n} column", "{n} columns", len(version.columns)),
             text("target {name}", name=version.target),
             moment(text, version.created),
+            *([text("shown to all")] if dataset.published else []),
         ]
     )
     rows = [
@@ -103,7 +124,7 @@ def dataset_item(text: Text, dataset: Dataset) -> widgets.Widget:
         f"<details><summary>{escape(text('Schema'))}</summary>{table(heads, rows)}"
         f"<pre class='lab-code'>{escape(code.call('lab.dataset', version.ref))}</pre></details>"
     )
-    box = row(made)
+    box = row(made, *more)
     box.add_class("lab-item")
     return box
 
@@ -280,11 +301,7 @@ class _Grants:
             close_all(old)
 
     def _given(self) -> dict[str, Any]:
-        day = self._until.value
-        if day is None:
-            return {}
-        end = datetime.datetime.combine(day, datetime.time(23, 59, 59))
-        return {"until": end.timestamp()}
+        return code.written(until=end_of(self._until.value))
 
     def _give(self) -> None:
         self._context.catalog.give_grant(self._dataset.value, self._project.value, **self._given())

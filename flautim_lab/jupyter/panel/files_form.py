@@ -134,9 +134,28 @@ class DatasetFile:
         self._institution = project.partition("/")[0]
         self._changed = changed
         found = context.catalog.usable(project)
+        known = {one.ref for one in found}
+        #: Those that others published: code is written for them, and shown with the request.
+        offered = [
+            one
+            for one in context.catalog.published(per_page=100).items
+            if one.ref not in known and one.institution != self._institution
+        ]
         allowed = context.catalog.me().allowed.get(self._institution, frozenset())
         self._may = "register datasets" in allowed
-        options = [(f"{one.name} ({one.latest.ref})", one.latest.ref) for one in found]
+        ask = text("ask for it before it runs")
+        options = [
+            *((f"{one.name} ({one.latest.ref})", one.latest.ref) for one in found),
+            *((f"{one.name} ({one.latest.ref}), {ask}", one.latest.ref) for one in offered),
+        ]
+        self.others = widgets.SelectMultiple(
+            options=[each for each in options if not each[1].startswith(f"{self._institution}/")],
+            description=text("Together with"),
+            style=WIDE,
+            layout={"width": "auto"},
+        )
+        self.others.layout.display = "" if self.others.options else "none"
+        self.others.rows = min(len(self.others.options), 4)
         if self._may:
             options.insert(0, (text("upload a file"), NEW))
         self.choice = widgets.Dropdown(
@@ -157,12 +176,13 @@ class DatasetFile:
         self._said.layout.display = "none"
         new = row(self.file, self.path, self.source, self.target)
         new.layout.display = "" if self._may else "none"
-        self.widget = column(row(self.choice), new, self._said)
+        self.widget = column(row(self.choice, self.others), new, self._said)
         self.columns: tuple[str, ...] = ()
         self._schema: Any = None
         self.choice.observe(lambda _: context.attempt(self._chosen), "value")
         self.target.observe(lambda _: changed(), "value")
         self.source.observe(lambda _: changed(), "value")
+        self.others.observe(lambda _: changed(), "value")
         for each in (self.file, self.path):
             each.observe(lambda _: context.attempt(self._look), "value")
         self._chosen()
@@ -253,6 +273,11 @@ class DatasetFile:
             source,
             class_name,
         )
+
+    def more(self) -> list[DatasetVersion]:
+        """Return those of further institutions that are trained on, too."""
+        refs = [ref for ref in self.others.value if ref != self.choice.value]
+        return [self._context.catalog.dataset(ref).latest for ref in refs]
 
     def save(self, version: DatasetVersion) -> str:
         """Register it where it is new; returns its reference."""

@@ -29,6 +29,7 @@ from flautim_lab.jupyter.panel.parts import (
     title,
 )
 from flautim_lab.jupyter.panel.people import PeopleTab
+from flautim_lab.jupyter.panel.requests import RequestsTab
 from flautim_lab.jupyter.panel.uploads import uploaded, uploader
 
 PER_PAGE = 10
@@ -53,12 +54,15 @@ class InstitutionScreen:
         labels = {"projects": text("Projects")}
         if "see datasets" in allowed:
             labels["datasets"] = text("Datasets")
+        if "see audit" in allowed:
+            labels["requests"] = text("Data requests")
         if "see users" in allowed:
             labels["users"] = text("Users")
         labels["data"] = text("Institution data")
         makers = {
             "projects": lambda: _ProjectsTab(context, place.ref, allowed).widget,
             "datasets": lambda: DatasetsTab(context, place.ref, allowed).widget,
+            "requests": lambda: RequestsTab(context, place.ref, allowed).widget,
             "users": lambda: PeopleTab(context, place.ref, allowed).widget,
             "data": lambda: _DataTab(context, place.ref, allowed).widget,
         }

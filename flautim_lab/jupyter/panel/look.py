@@ -35,6 +35,10 @@ STYLE = """<style>
 .lab-panel .lab-item .widget-html{flex:1 1 320px}
 .lab-panel .lab-code{background:var(--jp-layout-color2,#f3f3f3);padding:8px 12px;overflow-x:auto;
  white-space:pre;border-radius:4px;font-size:12px;line-height:1.4;user-select:text}
+.lab-panel .lab-code span{display:block}
+.lab-panel .lab-new{background:#dafbe1;color:#1f2328}
+.lab-panel .lab-gone{background:#ffebe9;color:#1f2328}
+.lab-panel .lab-where{opacity:.75}
 .lab-panel .lab-log{max-height:380px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;
  background:var(--jp-layout-color2,#f3f3f3);padding:8px 12px;font-size:12px;line-height:1.35}
 .lab-panel .lab-head{justify-content:space-between;border-bottom:2px solid #0b5394;

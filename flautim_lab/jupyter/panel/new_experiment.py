@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from flautim_lab.catalog.things import DatasetVersion, ModelVersion
+from flautim_lab.catalog.code import code_of
+from flautim_lab.catalog.things import MADE_UP, REAL, DatasetVersion, ModelVersion
 from flautim_lab.errors import FlautimError
 from flautim_lab.jupyter.panel import code
 from flautim_lab.jupyter.panel.context import Context, Place
@@ -92,6 +93,7 @@ class NewExperiment:
             "settings": self._settings.draft(),
             "model": self._model.choice.value,
             "dataset": self._dataset.choice.value,
+            "others": list(self._dataset.others.value),
             "path": self._dataset.path.value,
             "files": [one.value for one in self._uploaders()],
         }
@@ -107,6 +109,7 @@ class NewExperiment:
             self._dataset.path.value = draft["path"]
         self._name.inside.value, self._details.value = draft["name"], draft["details"]
         self._choose(draft["model"], draft["dataset"])
+        self._dataset.others.value = draft["others"]
         self._settings.restore(draft["settings"])
 
     def _clone(self, ref: str) -> None:
@@ -115,6 +118,8 @@ class NewExperiment:
         self._name.inside.value = words
         self._details.value = experiment.details
         self._choose(experiment.model, experiment.dataset)
+        known = {option[1] for option in self._dataset.others.options}
+        self._dataset.others.value = [each for each in experiment.more_datasets if each in known]
         self._settings.fill(experiment.settings)
 
     def _choose(self, model: str, dataset: str | None) -> None:
@@ -148,11 +153,12 @@ class NewExperiment:
 
     # --- check, save, run -------------------------------------------------------------------
 
-    def _gather(self) -> tuple[DatasetVersion, ModelVersion, dict[str, Any]] | None:
+    def _gather(self) -> tuple[list[DatasetVersion], ModelVersion, dict[str, Any]] | None:
         """Return what was filled in; says what is wrong, and returns None, where it is."""
         try:
             settings = self._settings.values()
-            return self._dataset.version(), self._model.version(), settings
+            data = [self._dataset.version(), *self._dataset.more()]
+            return data, self._model.version(), settings
         except FlautimError as error:
             self._say(self._context.text.sentence(error))
             return None
@@ -168,7 +174,22 @@ class NewExperiment:
             return
         self._busy(self._context.text("The experiment is being checked…"))
         data, net, settings = gathered
-        self._in_background(lambda: check_apart([data], net, settings), self._show_estimate)
+        rows = self._rows(data, net, settings)
+        self._in_background(
+            lambda: check_apart(data, net, settings, rows=rows), self._show_estimate
+        )
+
+    def _rows(self, data: list[DatasetVersion], net: ModelVersion, settings: dict[str, Any]) -> str:
+        """Return on which rows an experiment is tried out: real ones once all are granted."""
+        hash_of_code = code_of(net, settings, len(data)).hash
+        home = self._project.partition("/")[0]
+        refs = [each.ref.partition("@")[0] for each in data if each.number]  # not a new one
+        granted = all(
+            self._context.catalog.granted(ref, self._project, code=hash_of_code)
+            for ref in refs
+            if ref.partition("/")[0] != home
+        )
+        return REAL if granted else MADE_UP
 
     def _show_estimate(self, found: Estimate) -> None:
         from flautim_lab.plots import shown_size, to_png
@@ -209,25 +230,36 @@ class NewExperiment:
         upload = self._file.upload()
         source = upload.text() if upload else ""
 
+        rows = self._rows(data, net, settings)
+        first, *more = data
+
         def work() -> str:
-            check_apart([data], net, settings, name)
+            check_apart(data, net, settings, name, rows=rows)
             saved = self._context.catalog.save_experiment(
                 self._project,
                 name,
                 model=self._model.save(net),
-                dataset=self._dataset.save(data),
+                dataset=self._dataset.save(first),
+                more_datasets=[each.ref for each in more],
                 settings=settings,
                 details=details,
                 source=source,
             )
-            return start_apart(saved.ref) if run else saved.ref
+            return start_apart(saved.ref) if run and rows == REAL else saved.ref
 
         def then(made: str) -> None:
-            project = Place("project", self._project)
-            self._context.go(Place("run", made, more=self._project) if run else project)
+            if rows == MADE_UP:
+                self._context.go(Place("project", self._project, "datasets"))
+                said = text("{name} was saved; ask for its data here before it runs", name=name)
+            elif run:
+                self._context.go(Place("run", made, more=self._project))
+                said = ""
+            else:
+                self._context.go(Place("project", self._project))
+                said = text("{name} was saved", name=name)
             self._context.drafts.pop(self._key, None)  # closing this screen kept one
-            if not run:
-                self._context.say(text("{name} was saved", name=name), "done")
+            if said:
+                self._context.say(said, "done")
 
         self._in_background(work, then)
 
@@ -258,6 +290,7 @@ class NewExperiment:
             self._name.value,
             model=model,
             dataset=dataset,
+            more_datasets=[each for each in self._dataset.others.value if each != dataset],
             settings=self._settings.values(),
             details=self._details.value,
             settings_file=upload.name if upload else "",

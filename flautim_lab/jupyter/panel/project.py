@@ -12,7 +12,6 @@ from flautim_lab.errors import RecordsError
 from flautim_lab.jupyter.html import STATUS_COLORS
 from flautim_lab.jupyter.panel import code
 from flautim_lab.jupyter.panel.context import Context, Place
-from flautim_lab.jupyter.panel.datasets import dataset_item
 from flautim_lab.jupyter.panel.parts import (
     CodeBox,
     Pager,
@@ -27,6 +26,7 @@ from flautim_lab.jupyter.panel.parts import (
     title,
 )
 from flautim_lab.jupyter.panel.people import MembersTab
+from flautim_lab.jupyter.panel.project_data import ProjectData
 from flautim_lab.names import duration
 from flautim_lab.runners.saved import start_apart
 
@@ -63,7 +63,7 @@ class ProjectScreen:
             "experiments": lambda: _ExperimentsTab(context, place.ref, work=work).widget,
             "runs": lambda: _RunsTab(context, place.ref).widget,
             "models": lambda: _ModelsTab(context, place.ref, work=work).widget,
-            "datasets": lambda: _usable(context, place.ref),
+            "datasets": lambda: ProjectData(context, place.ref, work=work).widget,
             "members": lambda: MembersTab(context, place.ref, may=may_change).widget,
             "settings": lambda: _SettingsTab(context, place.ref).widget,
         }
@@ -155,7 +155,7 @@ class _ExperimentsTab(_List):
                 str(settings.get("strategy", "FedAvg")),
                 text.count("{n} round", "{n} rounds", int(settings.get("rounds", 10))),
                 experiment.model,
-                experiment.dataset,
+                *experiment.datasets,
                 moment(text, experiment.created),
             ]
         )
@@ -252,6 +252,10 @@ class _RunsTab(_List):
                 f"{record.round}/{record.rounds} {text('rounds')}",
                 duration(record.seconds or 0.0),
             ]
+        if link.stop_asked_by:
+            facts.append(
+                text("its end was asked for by a data owner, {user}", user=link.stop_asked_by)
+            )
         facts += [link.started_by, moment(text, link.created), link.run_id]
         words.append(f"<span class='lab-faint'>{escape(' · '.join(facts))}</span>")
         go = Place("run", link.run_id, more=self._project)
@@ -347,13 +351,3 @@ class _SettingsTab:
 
     def _as_code(self) -> str:
         return code.cell(code.call("catalog.change_project", self._ref, **self._given()))
-
-
-def _usable(context: Context, project: str) -> widgets.Widget:
-    """Return the datasets that a project may use now."""
-    text = context.text
-    found = context.catalog.usable(project)
-    none = html(escape(text("No dataset may be used here yet")), "lab-faint")
-    box = CodeBox(context, lambda: code.cell(code.call("catalog.usable", project)))
-    items = [dataset_item(text, dataset) for dataset in found] or [none]
-    return column(*items, box.widget)

@@ -1,0 +1,294 @@
+"""What an institution's data owners decide: requests with their code, runs that read, the audit."""
+
+from __future__ import annotations
+
+import datetime
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from flautim_lab.catalog.things import Answer, GrantRequest, RunUse
+from flautim_lab.jupyter.panel import code
+from flautim_lab.jupyter.panel.context import Context
+from flautim_lab.jupyter.panel.parts import (
+    WIDE,
+    CodeBox,
+    Pager,
+    button,
+    close_all,
+    column,
+    html,
+    moment,
+    row,
+    table,
+    text_input,
+    title,
+)
+from flautim_lab.jupyter.panel.reading import code_as_html
+from flautim_lab.jupyter.panel.text import Text
+
+PER_PAGE = 10
+
+
+def answer_in_words(text: Text, request: GrantRequest) -> str:
+    """Return what became of a request."""
+    words = {
+        Answer.WAITING: text("waits for an answer"),
+        Answer.THIS_CODE: text("granted for this code"),
+        Answer.ANY_CODE: text("granted for any code of the project"),
+        Answer.NO: text("refused"),
+        Answer.WITHDRAWN: text("withdrawn"),
+    }[request.answer]
+    by = text("by {user}", user=request.answered_by) if request.answered_by else ""
+    reason = f": {request.reason}" if request.reason else ""
+    return f"{words} {by}".strip() + reason
+
+
+def end_of(day: datetime.date | None) -> float | None:
+    """Return the last second of a day of this machine's zone, in seconds since 1970."""
+    if day is None:
+        return None
+    return datetime.datetime.combine(day, datetime.time(23, 59, 59)).timestamp()
+
+
+class RequestsTab:
+    """Requests, the newest first, and below them what reads the institution's data."""
+
+    def __init__(self, context: Context, institution: str, allowed: Any) -> None:
+        text = context.text
+        self._context = context
+        self._institution = institution
+        self._list = widgets.VBox(layout={"width": "100%"})
+        self._pager = Pager(context, self._show)
+        self._waiting = widgets.Checkbox(
+            value=True,
+            description=text("Only those that wait"),
+            indent=False,
+            layout={"width": "auto"},
+        )
+        self._code = CodeBox(context, self._as_code)
+        parts: list[widgets.Widget] = []
+        if "grant datasets" in allowed:
+            parts += [
+                title(text("Requests for data")),
+                row(self._waiting),
+                self._list,
+                self._pager.widget,
+                self._code.widget,
+                title(text("Runs that read the data")),
+                _Reads(context, institution).widget,
+            ]
+        parts += [title(text("Who did what")), _AuditList(context, institution).widget]
+        self.widget = column(*parts)
+        if "grant datasets" in allowed:
+            self._show(1)
+            self._waiting.observe(lambda _: context.attempt(lambda: self._show(1)), "value")
+
+    def _show(self, page: int) -> None:
+        text = self._context.text
+        found = self._context.catalog.grant_requests(
+            institution=self._institution,
+            waiting=self._waiting.value,
+            page=page,
+            per_page=PER_PAGE,
+        )
+        before = self._list.children
+        none = html(escape(text("Nobody asks for data now")), "lab-faint")
+        again = lambda: self._show(1)  # noqa: E731
+        items = [_Request(self._context, one, again).widget for one in found.items]
+        self._list.children = tuple(items) or (none,)
+        for old in before:
+            close_all(old)
+        self._pager.set(found.page, found.pages, found.total)
+        self._code.refresh()
+
+    def _as_code(self) -> str:
+        asked = code.call("catalog.grant_requests", institution=self._institution, waiting=True)
+        return code.cell(
+            f"first = {asked}.items[0]",
+            "request = catalog.grant_request(first.id)",
+            "print(*request.code.files.values())",
+            "",
+            "# Yes for this code, yes for 'any code' of the project, or 'no':",
+            "catalog.answer_request(first.id, 'this code')",
+        )
+
+
+class _Request:
+    """One request; its code is read from the catalog once somebody wants to see it."""
+
+    def __init__(self, context: Context, request: GrantRequest, answered: Any) -> None:
+        text = context.text
+        self._context = context
+        self._request = request
+        self._answered = answered
+        facts = " · ".join(
+            filter(
+                None,
+                [
+                    text("asked by {user}", user=request.asked_by),
+                    moment(text, request.asked),
+                    request.experiment or text("an experiment of a notebook"),
+                    answer_in_words(text, request),
+                ],
+            )
+        )
+        words = html(
+            f"<div class='lab-name'>{escape(request.dataset)} → {escape(request.project)}</div>"
+            f"<div>{escape(request.note)}</div><div class='lab-faint'>{escape(facts)}</div>"
+        )
+        self._place = widgets.VBox(layout={"width": "100%"})
+        tip = text("Read the code of {project}", project=request.project)
+        read = button(context, text("Read the code"), self._read, icon="file-code-o", tip=tip)
+        head = row(words, read)
+        self.widget = column(head, self._place)
+        self.widget.add_class("lab-item")
+
+    def _read(self) -> None:
+        if self._place.children:  # pressed again: away with it
+            self._close()
+            return
+        context, text = self._context, self._context.text
+        whole = context.catalog.grant_request(self._request.id)
+        parts: list[widgets.Widget] = [html(code_as_html(text, whole))]
+        if whole.answer is Answer.WAITING:
+            self._until = widgets.DatePicker(description=text("until"), style=WIDE)
+            self._reason = text_input(text("Reason"), hint=text("of a refusal"))
+            project = whole.project
+            parts += [
+                row(
+                    self._until,
+                    button(
+                        context,
+                        text("Grant this code"),
+                        lambda: self._answer(Answer.THIS_CODE),
+                        icon="check",
+                        kind="primary",
+                    ),
+                    button(
+                        context,
+                        text("Grant any code of {project}", project=project),
+                        lambda: self._answer(Answer.ANY_CODE),
+                        icon="check",
+                    ),
+                ),
+                row(
+                    self._reason,
+                    button(context, text("Refuse"), lambda: self._answer(Answer.NO), icon="times"),
+                ),
+            ]
+        self._place.children = tuple(parts)
+
+    def _close(self) -> None:
+        before = self._place.children
+        self._place.children = ()
+        for old in before:
+            close_all(old)
+
+    def _answer(self, answer: Answer) -> None:
+        refused = answer is Answer.NO
+        told = self._context.catalog.answer_request(
+            self._request.id,
+            answer,
+            until=None if refused else end_of(self._until.value),
+            reason=self._reason.value if refused else "",
+        )
+        self._context.say(
+            f"{told.dataset} → {told.project}: {answer_in_words(self._context.text, told)}", "done"
+        )
+        self._answered()
+
+
+class _Reads:
+    """The runs that read an institution's data; their owner may end them."""
+
+    def __init__(self, context: Context, institution: str) -> None:
+        self._context = context
+        self._institution = institution
+        self._list = widgets.VBox(layout={"width": "100%"})
+        self._pager = Pager(context, self._show)
+        again = button(context, context.text("Look again"), lambda: self._show(1), icon="refresh")
+        box = CodeBox(context, lambda: code.cell(code.call("catalog.uses", institution)))
+        self.widget = column(self._list, self._pager.widget, row(again), box.widget)
+        self._show(1)
+
+    def _show(self, page: int) -> None:
+        found = self._context.catalog.uses(self._institution, page=page, per_page=PER_PAGE)
+        before = self._list.children
+        none = html(escape(self._context.text("No run has read data from here yet")), "lab-faint")
+        self._list.children = tuple(map(self._item, found.items)) or (none,)
+        for old in before:
+            close_all(old)
+        self._pager.set(found.page, found.pages, found.total)
+
+    def _item(self, use: RunUse) -> widgets.Widget:
+        text, context = self._context.text, self._context
+        state = text("goes on")
+        if use.ended is not None:
+            state = text("ended {when}", when=moment(text, use.ended))
+        elif use.stop_asked is not None:
+            state = text("its end was asked for by {user}", user=use.stop_asked_by)
+        facts = " · ".join(
+            [
+                text("started by {user}", user=use.started_by),
+                moment(text, use.started),
+                use.project,
+                text("code {hash}", hash=use.code[:12]) if use.code else "",
+                state,
+            ]
+        )
+        words = html(
+            f"<div class='lab-name'>{escape(use.dataset)}</div>"
+            f"<div class='lab-faint'>{escape(facts)}</div>"
+            f"<div class='lab-faint'>{escape(use.run_id)}</div>"
+        )
+        parts: list[widgets.Widget] = [words]
+        if use.ended is None and use.stop_asked is None:
+            tip = text("Stop run {name}", name=use.run_id)
+            parts.append(
+                button(context, text("Stop"), lambda: self._stop(use.run_id), icon="stop", tip=tip)
+            )
+        made = row(*parts)
+        made.add_class("lab-item")
+        return made
+
+    def _stop(self, run_id: str) -> None:
+        self._context.catalog.stop_use(run_id)
+        self._context.say(self._context.text("The run is asked to end"), "done")
+        self._show(self._pager.page)
+
+
+class _AuditList:
+    """Who did what, the newest first."""
+
+    def __init__(self, context: Context, institution: str) -> None:
+        self._context = context
+        self._institution = institution
+        self._list = html("")
+        self._pager = Pager(context, self._show)
+        box = CodeBox(context, lambda: code.cell(code.call("catalog.audit", institution)))
+        self.widget = column(self._list, self._pager.widget, box.widget)
+        self._show(1)
+
+    def _show(self, page: int) -> None:
+        text = self._context.text
+        found = self._context.catalog.audit(self._institution, page=page, per_page=PER_PAGE)
+        rows = [
+            [
+                moment(text, each.time),
+                each.user,
+                each.action,
+                each.about,
+                " · ".join(
+                    f"{name} {value[:12] if name == 'code' else value}"
+                    for name, value in each.details.items()
+                    if value not in ("", None)
+                ),
+            ]
+            for each in found.items
+        ]
+        heads = [text("When"), text("User"), text("Did"), text("What"), text("More")]
+        none = f"<span class='lab-faint'>{escape(text('Nothing yet'))}</span>"
+        self._list.value = table(heads, rows) if rows else none
+        self._pager.set(found.page, found.pages, found.total)
