@@ -84,6 +84,6 @@ def difference(
     """
     lines: list[str] = []
     for name in {**before, **after}:
-        texts = (files.get(name, "").splitlines() for files in (before, after))
-        lines += difflib.unified_diff(*texts, f"{one}/{name}", f"{other}/{name}", lineterm="")
+        old, new = (files.get(name, "").splitlines() for files in (before, after))
+        lines += difflib.unified_diff(old, new, f"{one}/{name}", f"{other}/{name}", lineterm="")
     return lines

@@ -81,9 +81,7 @@ class DatasetsTab:
         tip = (
             text("Hide schema and size of {name} from other institutions", name=dataset.name)
             if dataset.published
-            else text(
-                "Show schema and size of {name} to all, who may ask for it", name=dataset.name
-            )
+            else text("Show schema and size of {name}, so that all may ask", name=dataset.name)
         )
         change = button(self._context, words, lambda: self._publish(dataset), icon="eye", tip=tip)
         return dataset_item(text, dataset, change)

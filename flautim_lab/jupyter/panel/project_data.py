@@ -147,14 +147,7 @@ class _Offered:
         self._search = text_input(text("Search"), hint=text("name of a dataset or institution"))
         self._list = widgets.VBox(layout={"width": "100%"})
         self._pager = Pager(context, self._show)
-        self._code = CodeBox(
-            context,
-            lambda: code.cell(
-                code.call(
-                    "catalog.published", *([self._search.value] if self._search.value else [])
-                )
-            ),
-        )
+        self._code = CodeBox(context, self._as_code)
         self.widget = column(row(self._search), self._list, self._pager.widget, self._code.widget)
         self._show(1)
         self._search.observe(lambda _: context.attempt(lambda: self._show(1)), "value")
@@ -170,3 +163,7 @@ class _Offered:
             close_all(old)
         self._pager.set(found.page, found.pages, found.total)
         self._code.refresh()
+
+    def _as_code(self) -> str:
+        words = [self._search.value] if self._search.value else []
+        return code.cell(code.call("catalog.published", *words))

@@ -265,6 +265,18 @@ class _AuditList:
     def __init__(self, context: Context, institution: str) -> None:
         self._context = context
         self._institution = institution
+        text = context.text
+        self._words = {
+            "asked for": text("asked for"),
+            "granted": text("granted"),
+            "ended a grant": text("ended a grant"),
+            "refused": text("refused"),
+            "ran": text("ran"),
+            "stopped": text("stopped"),
+            "registered": text("registered"),
+            "published": text("published"),
+            "no longer published": text("no longer published"),
+        }
         self._list = html("")
         self._pager = Pager(context, self._show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.audit", institution)))
@@ -278,7 +290,7 @@ class _AuditList:
             [
                 moment(text, each.time),
                 each.user,
-                each.action,
+                self._words.get(each.action, each.action),
                 each.about,
                 " · ".join(
                     f"{name} {value[:12] if name == 'code' else value}"
