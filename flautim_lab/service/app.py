@@ -8,6 +8,7 @@
     PUT  /runs/ID                       start a run; the same once more changes nothing
     GET  /runs/ID                       how it stands
     GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
+    GET  /runs/ID/stream?after=         the same as it happens: streams.py
     GET  /runs/ID/files/NAME            what it leaves
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
@@ -20,9 +21,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import json
-import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -36,20 +34,19 @@ from pydantic import BaseModel, ValidationError
 
 from flautim_lab.errors import RunNotFoundError
 from flautim_lab.records.store import Records, RunRecord
-from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
+from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
 from flautim_lab.service.catalog_routes import Opener, catalog_router
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.readers import Readers
 from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.streams import stream_router
 
 MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
 MOST_STARTING = 4  # requests for a run that are in memory at once
-MOST_WAITING = 50  # questions of one user that look for news again and again
-LAST_EVENT = 2**63 - 1  # that the records can number
-LOOK_SECONDS = 0.2
 SHOWN_RUNS = 100
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -68,11 +65,13 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
         Gives the catalog as a caller may use it.
     """
     runs = dispatch.Dispatch(records, settings)
+    readers = Readers(records)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(runs.go_on)
-        yield
+        async with readers.open():
+            yield
         runs.close()
 
     app = FastAPI(
@@ -85,18 +84,17 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     )
     app.state.hub = hub
     refuse_in_sentences(app)
-    app.include_router(_routes(records, runs), prefix=settings.prefix)
+    app.include_router(_routes(records, runs, readers), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
     return app
 
 
-def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
+def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIRouter:
     router = APIRouter()
     starting = asyncio.Semaphore(MOST_STARTING)
     # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
     turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
     threads = ThreadPoolExecutor(MOST_STARTING, "start")
-    waiting: Counter[str] = Counter()
 
     def allowed(run_id: str, who: Caller, action: Action) -> RunRecord:
         """Return a run, if somebody may do this to it; to a stranger there is no such run."""
@@ -139,25 +137,10 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     def run(run_id: str, who: Who) -> dict[str, Any]:
         return _shown(allowed(run_id, who, Action.READ))
 
-    @router.get("/runs/{run_id}/events")
-    async def events(
-        run_id: str,
-        who: Who,
-        after: Annotated[int, Query(ge=0, le=LAST_EVENT)] = 0,
-        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
-    ) -> Response:
+    async def readable(run_id: str, who: Caller) -> None:
         await asyncio.to_thread(allowed, run_id, who, Action.READ)
-        wait = min(wait, LONGEST_WAIT_SECONDS)
-        if waiting[who.name] >= MOST_WAITING:  # one look, late, as if there had been no news
-            await asyncio.sleep(wait)
-            wait = 0.0
-        waiting[who.name] += 1
-        try:
-            return await _news(records, run_id, after, wait)
-        finally:
-            waiting[who.name] -= 1
-            if not waiting[who.name]:
-                del waiting[who.name]
+
+    router.include_router(stream_router(readers, readable))
 
     @router.get("/runs/{run_id}/files/{name}")
     def file(run_id: str, name: str, who: Who) -> Response:
@@ -206,21 +189,6 @@ def _shown(record: RunRecord) -> dict[str, Any]:
     told["owner"] = record.settings.get("owner")
     told["institution"] = record.settings.get("institution")
     return told
-
-
-async def _news(records: Records, run_id: str, after: int, wait: float) -> Response:
-    """Return what happened after an event, waiting for so many seconds for news."""
-    end = time.monotonic() + wait
-    before: tuple[Any, ...] = ()
-    while True:
-        page = await asyncio.to_thread(event_page, records, run_id, after)
-        now = (page["status"], page["message"])
-        fresh = page["events"] or page["ended"] or (before and now != before)
-        if fresh or time.monotonic() >= end:
-            # Not a JSONResponse, which refuses a loss that is not a number any more.
-            return Response(json.dumps(page), media_type="application/json")
-        before = now
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:

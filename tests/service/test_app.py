@@ -118,6 +118,7 @@ ROUTES = [
     ("PUT", f"/runs/{RUN}"),
     ("GET", f"/runs/{RUN}"),
     ("GET", f"/runs/{RUN}/events"),
+    ("GET", f"/runs/{RUN}/stream"),
     ("GET", f"/runs/{RUN}/files/model.safetensors"),
     ("POST", f"/runs/{RUN}/stop"),
     ("POST", f"/runs/{RUN}/faults"),
@@ -195,10 +196,10 @@ def test_who_you_are(ask, hub):
     ("user", "statuses"),
     [
         # What has ended is not struck or scaled any more; that it is theirs is said by this.
-        ("ana", [200, 200, 200, 200, 409, 422]),
-        ("dora", [200, 200, 200, 200, 403, 403]),
-        ("bruno", [404, 404, 404, 404, 404, 404]),
-        ("carla", [404, 404, 404, 404, 404, 404]),
+        ("ana", [200, 200, 200, 200, 200, 409, 422]),
+        ("dora", [200, 200, 200, 200, 200, 403, 403]),
+        ("bruno", [404] * 7),
+        ("carla", [404] * 7),
     ],
 )
 def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
@@ -361,7 +362,7 @@ def test_an_interrupted_run_can_be_stopped_and_waited_for(ask, hub, of_ana):
 
 
 def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
-    monkeypatch.setattr("flautim_lab.service.app.MOST_WAITING", 0)
+    monkeypatch.setattr("flautim_lab.service.streams.MOST_WAITING", 0)
     Records.default().set_status(of_ana, "running")
     looks = []
     page = event_page
@@ -370,7 +371,7 @@ def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
         looks.append(1)
         return page(*asked)
 
-    monkeypatch.setattr("flautim_lab.service.app.event_page", counted)
+    monkeypatch.setattr("flautim_lab.service.readers.event_page", counted)
     assert ask(hub.token("ana"))("GET", f"/runs/{of_ana}/events?after=99&wait=1").status_code == 200
     assert len(looks) == 1
 
