@@ -8,6 +8,7 @@
     access.py     who may do what: one table
     streams.py    how a run is followed; readers.py: one look at the records for all who do
     dispatch.py   from a request to pods, by the code of the ``cluster`` runner
+    turns.py      who waits for whom: a user for themselves, and nobody for another
 
 A notebook asks it through ``flautim_lab/runners/service.py``. Its records are those of every run of
 the hub; it follows each of them as a researcher's own watch would, and when it is started again,

@@ -7,6 +7,7 @@
     GET  /runs                          your runs (an admin: all), newest first
     PUT  /runs/ID                       start a run; the same once more changes nothing
     GET  /runs/ID                       how it stands
+    DEL  /runs/ID                       remove a run that is over, with all that it left here
     GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
     GET  /runs/ID/stream?after=         the same as it happens: streams.py
     GET  /runs/ID/files/NAME            what it leaves
@@ -46,7 +47,8 @@ from flautim_lab.service.streams import stream_router
 
 MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
-MOST_STARTING = 4  # requests for a run that are in memory at once
+MOST_STARTING = 8  # runs that are begun at once, each of another user
+MOST_READING = 3  # requests for a run that are taken in at once: they are in memory several times
 SHOWN_RUNS = 100
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -91,7 +93,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
 
 def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIRouter:
     router = APIRouter()
-    starting = asyncio.Semaphore(MOST_STARTING)
+    starting, reading = asyncio.Semaphore(MOST_STARTING), asyncio.Semaphore(MOST_READING)
     # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
     turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
     threads = ThreadPoolExecutor(MOST_STARTING, "start")
@@ -127,7 +129,8 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.put("/runs/{run_id}")
     async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
         async with turns.setdefault(who.name, asyncio.Lock()), starting:
-            asked = await _read(request, dispatch.Request, MOST_BYTES)
+            async with reading:
+                asked = await _read(request, dispatch.Request, MOST_BYTES)
             # Threads of their own: a cluster that is slow must not keep others from their events.
             loop = asyncio.get_running_loop()
             record = await loop.run_in_executor(threads, _start, runs, run_id, who, asked)
@@ -136,6 +139,12 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.get("/runs/{run_id}")
     def run(run_id: str, who: Who) -> dict[str, Any]:
         return _shown(allowed(run_id, who, Action.READ))
+
+    @router.delete("/runs/{run_id}")
+    def remove(run_id: str, who: Who) -> dict[str, bool]:
+        allowed(run_id, who, Action.REMOVE)
+        runs.remove(run_id)
+        return {"removed": True}
 
     async def readable(run_id: str, who: Caller) -> None:
         await asyncio.to_thread(allowed, run_id, who, Action.READ)

@@ -17,6 +17,7 @@ from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunN
 from flautim_lab.names import count, object_name
 from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.event import RunStatus
+from flautim_lab.records.removal import remove_run, sweep
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners import faults
 from flautim_lab.runners.cluster import Cluster, ClusterRun
@@ -26,6 +27,7 @@ from flautim_lab.runners.run import Run
 from flautim_lab.runners.scale import scale
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.turns import Turns
 
 RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
@@ -115,8 +117,7 @@ class Dispatch:
         self._records = records
         self._settings = settings
         self._following: dict[str, threading.Thread] = {}
-        self._starting = threading.Lock()
-        self._scaling = threading.Lock()
+        self._turns = Turns()
         self._closed = threading.Event()
 
     def go_on(self) -> list[str]:
@@ -124,11 +125,11 @@ class Dispatch:
 
         Those too that had ended, but of which keys are still here: their pods may still be there.
         """
+        sweep()
         unfinished = [
             record.id
             for record in self._records.runs()
-            if not record.status.over
-            or ClusterRun(self._records.folder(record.id)).folder.has_leftovers()
+            if not record.status.over or self._is_left(record.id)
         ]
         for run_id in unfinished:
             self._follow(run_id)
@@ -160,7 +161,7 @@ class Dispatch:
                 "clients, or shorter names"
             )
         institution, cluster = self._cluster(caller, asked.cluster)
-        with self._starting:
+        with self._turns.of(f"user {caller.name}", f"run {object_name(run_id)}"):
             known = self._known(run_id, caller)
             if known is not None:
                 return known
@@ -209,6 +210,30 @@ class Dispatch:
             raise ClusterError(f"run {run_id} has {run.status}; there is nothing to strike")
         ClusterChaos(run).strike(asked.fault())
 
+    def remove(self, run_id: str) -> None:
+        """Remove a run that is over, its records and its artifacts.
+
+        Raises
+        ------
+        ClusterError
+            If it is under way, or its pods are being removed.
+        """
+        with self._turns.of(f"run {object_name(run_id)}"):
+            status = self._records.run(run_id).status
+            if not status.over:
+                raise ClusterError(
+                    f"run {run_id} is {status}; stop it first, and remove it when it has ended"
+                )
+            if run_id in self._following or self._is_left(run_id):
+                raise ClusterError(
+                    f"the pods of run {run_id} are being removed; try again in a moment"
+                )
+            remove_run(self._records, run_id)
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether keys of a run are here, and so maybe pods there."""
+        return ClusterRun(self._records.folder(run_id)).folder.has_leftovers()
+
     def _check_under_way(self, caller: Caller) -> None:
         """Refuse one run too many of a user: each takes threads here, and objects there.
 
@@ -240,7 +265,7 @@ class Dispatch:
         if isinstance(workers, dict):
             _check_member(caller, workers)
             workers = {caller.institutions[each]: number for each, number in workers.items()}
-        with self._scaling:
+        with self._turns.of(f"run {object_name(record.id)}"):
             return scale(record, self._records.folder(record.id), workers)
 
     def _known(self, run_id: str, caller: Caller) -> RunRecord | None:

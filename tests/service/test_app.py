@@ -123,6 +123,7 @@ ROUTES = [
     ("POST", f"/runs/{RUN}/stop"),
     ("POST", f"/runs/{RUN}/faults"),
     ("POST", f"/runs/{RUN}/scale"),
+    ("DELETE", f"/runs/{RUN}"),
 ]
 STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
 
@@ -196,18 +197,18 @@ def test_who_you_are(ask, hub):
     ("user", "statuses"),
     [
         # What has ended is not struck or scaled any more; that it is theirs is said by this.
-        ("ana", [200, 200, 200, 200, 200, 409, 422]),
-        ("dora", [200, 200, 200, 200, 200, 403, 403]),
-        ("bruno", [404] * 7),
-        ("carla", [404] * 7),
+        ("ana", [200, 200, 200, 200, 200, 409, 422, 200]),
+        ("dora", [200, 200, 200, 200, 200, 403, 403, 403]),
+        ("bruno", [404] * 8),
+        ("carla", [404] * 8),
     ],
 )
 def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
     client = ask(hub.token(user))
-    answers = [client(method, path, **body_of(method, path)) for method, path in ROUTES[3:]]
-    assert [answer.status_code for answer in answers] == statuses
     listed = [run["id"] for run in client("GET", "/runs").json()]
     assert listed == ([of_ana] if statuses[0] == 200 else [])
+    answers = [client(method, path, **body_of(method, path)) for method, path in ROUTES[3:]]
+    assert [answer.status_code for answer in answers] == statuses
 
 
 def test_what_happened_and_what_is_left(ask, hub, of_ana):
@@ -359,6 +360,25 @@ def test_an_interrupted_run_can_be_stopped_and_waited_for(ask, hub, of_ana):
     assert time.monotonic() - began >= 0.5  # its follower is not to ask again and again
     assert ana("POST", f"/runs/{of_ana}/stop").status_code == 200
     assert records.stop_requested(of_ana)
+
+
+def test_a_run_that_is_removed_leaves_nothing_here(ask, hub, of_ana):
+    records = Records.default()
+    ana = ask(hub.token("ana"))
+    folder = records.folder(of_ana)
+    records.set_status(of_ana, "running")
+    answer = problem(ana("DELETE", f"/runs/{of_ana}"), 409)
+    assert answer == f"run {of_ana} is running; stop it first, and remove it when it has ended"
+    records.set_status(of_ana, "stopped")
+    (folder / "processes" / "tls").mkdir(parents=True)  # keys: its pods may be there
+    answer = problem(ana("DELETE", f"/runs/{of_ana}"), 409)
+    assert answer == f"the pods of run {of_ana} are being removed; try again in a moment"
+    (folder / "processes" / "tls").rmdir()
+    assert ana("DELETE", f"/runs/{of_ana}").json() == {"removed": True}
+    assert ana("GET", f"/runs/{of_ana}").status_code == 404
+    assert ana("DELETE", f"/runs/{of_ana}").status_code == 404
+    assert records.runs() == []
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
