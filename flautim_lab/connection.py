@@ -31,11 +31,14 @@ class Refusal(ClusterError):  # noqa: N818 - an answer
     ----------
     kind : str
         The ``type`` of the problem (RFC 9457), which a program can tell apart.
+    status : int
+        Of HTTP.
     """
 
-    def __init__(self, sentence: str, kind: str = "about:blank") -> None:
+    def __init__(self, sentence: str, kind: str = "about:blank", status: int = 0) -> None:
         super().__init__(sentence)
         self.kind = kind
+        self.status = status
 
 
 class Service:
@@ -132,7 +135,7 @@ class Service:
         said, kind = _problem(answer)
         if answer.status_code >= 500:
             raise Away(f"the hub's service is not well now: {said}")
-        raise Refusal(said, kind)
+        raise Refusal(said, kind, answer.status_code)
 
 
 def is_in_hub() -> bool:

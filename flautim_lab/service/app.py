@@ -14,44 +14,49 @@
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
     POST /runs/ID/scale                 more or fewer workers while it goes
+    ...  /batches/...                   the points of a batch as pods: batch_routes.py
     ...  /catalog/...                   institutions, projects, datasets: catalog_routes.py
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ValidationError
 
 from flautim_lab.errors import RunNotFoundError
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
+from flautim_lab.service.batch_routes import batch_router
+from flautim_lab.service.batches import Batches
 from flautim_lab.service.catalog_routes import Opener, catalog_router
 from flautim_lab.service.hub import Caller, Hub
 from flautim_lab.service.readers import Readers
-from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
+from flautim_lab.service.requests import (
+    MOST_READING,
+    Refused,
+    Who,
+    archive_of,
+    read,
+    read_large,
+    refuse_in_sentences,
+)
 from flautim_lab.service.settings import Settings
 from flautim_lab.service.streams import stream_router
 
-MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
 MOST_STARTING = 8  # runs that are begun at once, each of another user
-MOST_READING = 3  # requests for a run that are taken in at once: they are in memory several times
 SHOWN_RUNS = 100
-
-Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -> FastAPI:
@@ -67,14 +72,16 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
         Gives the catalog as a caller may use it.
     """
     runs = dispatch.Dispatch(records, settings)
-    readers = Readers(records)
+    readers, batches = Readers(records), Batches(settings)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(runs.go_on)
         async with readers.open():
+            batches.go_on()
             yield
         runs.close()
+        batches.close()
 
     app = FastAPI(
         title="Flautim Lab",
@@ -85,15 +92,17 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
         openapi_url=f"{settings.prefix}/openapi.json",
     )
     app.state.hub = hub
+    app.state.reading = asyncio.Semaphore(MOST_READING)
     refuse_in_sentences(app)
     app.include_router(_routes(records, runs, readers), prefix=settings.prefix)
+    app.include_router(batch_router(batches), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
     return app
 
 
 def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIRouter:
     router = APIRouter()
-    starting, reading = asyncio.Semaphore(MOST_STARTING), asyncio.Semaphore(MOST_READING)
+    starting = asyncio.Semaphore(MOST_STARTING)
     # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
     turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
     threads = ThreadPoolExecutor(MOST_STARTING, "start")
@@ -129,8 +138,7 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.put("/runs/{run_id}")
     async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
         async with turns.setdefault(who.name, asyncio.Lock()), starting:
-            async with reading:
-                asked = await _read(request, dispatch.Request, MOST_BYTES)
+            asked = await read_large(request, dispatch.Request)
             # Threads of their own: a cluster that is slow must not keep others from their events.
             loop = asyncio.get_running_loop()
             record = await loop.run_in_executor(threads, _start, runs, run_id, who, asked)
@@ -169,7 +177,7 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.post("/runs/{run_id}/faults")
     async def strike(run_id: str, request: Request, who: Who) -> dict[str, bool]:
         await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
-        asked = await _read(request, dispatch.Strike, MOST_STRIKE_BYTES)
+        asked = await read(request, dispatch.Strike, MOST_STRIKE_BYTES)
         await asyncio.to_thread(runs.strike, run_id, asked)
         return {"struck": True}
 
@@ -202,18 +210,5 @@ def _shown(record: RunRecord) -> dict[str, Any]:
 
 def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:
     """Start a run whose experiment is in base64."""
-    try:
-        archive = base64.b64decode(asked.archive, validate=True)
-    except ValueError:
-        raise Refused(422, "the archive is no base64") from None
-    asked.archive = ""  # once in memory is enough
+    archive = archive_of(asked)
     return runs.start(run_id, who, asked, archive)
-
-
-async def _read(request: Request, kind: type[Asked], most_bytes: int) -> Asked:
-    """Return what is asked for."""
-    content = await body_of(request, most_bytes)
-    try:
-        return await asyncio.to_thread(kind.model_validate_json, content)
-    except ValidationError as error:
-        raise Refused(422, first_problem(error)) from None

@@ -8,7 +8,6 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -26,6 +25,7 @@ from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.run import Run
 from flautim_lab.runners.scale import scale
 from flautim_lab.service.hub import Caller
+from flautim_lab.service.membership import check_member, home_of
 from flautim_lab.service.settings import Settings
 from flautim_lab.service.turns import Turns
 
@@ -263,7 +263,7 @@ class Dispatch:
             If the user is not of an institution that is named, or the cluster refuses.
         """
         if isinstance(workers, dict):
-            _check_member(caller, workers)
+            check_member(caller, workers)
             workers = {caller.institutions[each]: number for each, number in workers.items()}
         with self._turns.of(f"run {object_name(record.id)}"):
             return scale(record, self._records.folder(record.id), workers)
@@ -294,14 +294,9 @@ class Dispatch:
             If the user is not of an institution that is named, or of none.
         """
         mine = caller.institutions
-        if not mine:
-            raise ClusterError(
-                f"{caller.name} belongs to no institution; ask who runs the hub to put you in one"
-            )
         workers = wishes.workers
         named = list(workers) if isinstance(workers, dict) else []
-        institution = wishes.institution or next(iter(named or mine))
-        _check_member(caller, [institution, *named])
+        institution = home_of(caller, wishes.institution, named)
         if isinstance(workers, dict):
             workers = {mine[each]: number for each, number in workers.items()}
         chosen = wishes.model_dump(exclude={"institution", "workers"})
@@ -349,19 +344,3 @@ class Dispatch:
             record = self._records.run(run_id)
             if not record.status.over:
                 self._records.set_status(run_id, status or record.status, message=message)
-
-
-def _check_member(caller: Caller, institutions: Iterable[str]) -> None:
-    """Refuse institutions that a user is not of.
-
-    Raises
-    ------
-    ClusterError
-        Naming the first.
-    """
-    for each in institutions:
-        if each not in caller.institutions:
-            raise ClusterError(
-                f"{caller.name} is not of the institution {each!r}; choose one of: "
-                f"{', '.join(sorted(caller.institutions)) or 'none'}"
-            )

@@ -125,6 +125,14 @@ ROUTES = [
     ("POST", f"/runs/{RUN}/scale"),
     ("DELETE", f"/runs/{RUN}"),
 ]
+BATCH = "r20261125-202140-batch-iris-7d1947b4"
+BATCH_ROUTES = [
+    ("GET", "/batches"),
+    ("PUT", f"/batches/{BATCH}"),
+    ("GET", f"/batches/{BATCH}"),
+    ("GET", f"/batches/{BATCH}/results/pod"),
+    ("DELETE", f"/batches/{BATCH}"),
+]
 STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
 
 
@@ -138,6 +146,9 @@ def test_every_route_is_in_the_table(ask):
     named = {
         (m, p.replace(RUN, "{run_id}").replace("model.safetensors", "{name}")) for m, p in ROUTES
     }
+    for method, path in BATCH_ROUTES:
+        path = path.replace(BATCH, "{batch_id}").replace("results/pod", "results/{pod}")
+        named.add((method, path))
     catalogs = {(each.method, f"/catalog{each.path}") for each in wire.ROUTES.values()}
     assert made == named | catalogs | {("GET", "/health")}
 
@@ -163,14 +174,14 @@ def test_a_user_of_a_group_is_a_researcher_and_an_administrator_the_platforms(as
     ]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), ROUTES + BATCH_ROUTES)
 def test_nobody_gets_in_without_a_token_of_the_hub(ask, of_ana, method, path):
     body = body_of(method, path)
     assert "send the Hub's token" in problem(ask(None)(method, path, **body), 401)
     assert "does not know this token" in problem(ask("0" * 64)(method, path, **body), 401)
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), ROUTES + BATCH_ROUTES)
 def test_a_token_that_is_not_for_the_service_is_refused(ask, hub, of_ana, method, path):
     token = hub.token("ana", scopes=["read:users:name!user"])
     body = body_of(method, path)
