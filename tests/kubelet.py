@@ -8,12 +8,13 @@ import datetime
 import json
 import re
 import threading
-import types
 
+import aiohttp.web
 import kmock
 from kubernetes import client as k8s
 
 from tests.runners.rerun.test_on_cluster import Job
+from tests.service.test_dispatch import wait_for
 
 POD_LOG = re.compile(r"/api/v1/namespaces/[^/]+/pods/[^/]+/log")
 REVIEWS = "post /apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -33,12 +34,19 @@ class Kubelet:
     def __init__(self, cluster, root):
         self._cluster, self._root = cluster, root
         self.jobs, self.logs, self.begun = {}, {}, []
+        self.read = 0  # logs, by whoever follows
         self._broken = None
         self._over = threading.Event()
         cluster.call(lambda handler: handler[POD_LOG] << self._log)
         cluster.call(lambda handler: handler[REVIEWS] << _allow)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def wait_for(self, condition, what):
+        """Wait until something is so, unless this broke."""
+        wait_for(lambda: self._broken or condition(), what)
+        if self._broken:
+            raise self._broken
 
     def there(self):
         """What is at the cluster: (resource, namespace, name)."""
@@ -66,7 +74,8 @@ class Kubelet:
         self._thread.join(30)
         for name in list(self.jobs):
             self._end(name)
-        assert self._broken is None, self._broken
+        if self._broken:
+            raise self._broken
 
     def _run(self):
         while not self._over.wait(0.1):
@@ -91,8 +100,7 @@ class Kubelet:
 
     def _begin(self, space, name):
         told = self.object("batch/v1/jobs", space, name)
-        answer = types.SimpleNamespace(data=json.dumps(told))
-        model = k8s.ApiClient().deserialize(answer, "V1Job")
+        model = k8s.ApiClient().deserialize(json.dumps(told), "V1Job", "application/json")
         parts = []
         for volume in model.spec.template.spec.volumes:
             for source in volume.projected.sources if volume.projected else ():
@@ -145,7 +153,9 @@ class Kubelet:
 
     def _log(self, request):
         pod = str(request.url).rpartition("/pods/")[2].partition("/")[0]
-        return self.logs[pod].read_bytes()
+        self.read += 1
+        content = self.logs[pod].read_bytes()
+        return aiohttp.web.Response(body=content, content_type="text/plain")
 
 
 def _allow(request):

@@ -18,7 +18,7 @@ import flautim_lab as lab
 from flautim_lab.runners.stamp import read_stamp
 from tests.kubelet import Kubelet
 from tests.mock_cluster import cluster  # noqa: F401 - a fixture
-from tests.service.test_dispatch import RunningService, wait_for
+from tests.service.test_dispatch import RunningService
 
 pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.chaos]
 NOTEBOOK = """\
@@ -100,7 +100,7 @@ def command(place):
 def test_killed_command_and_killed_service_lose_nothing(service, kubelet, place, command):
     points = place / "batch" / "points"
     first = command()
-    wait_for(lambda: points.is_dir() and any(points.iterdir()), "the first point")
+    kubelet.wait_for(lambda: points.is_dir() and any(points.iterdir()), "the first point")
     first.kill()
     first.wait()
     service.kill()
@@ -114,8 +114,8 @@ def test_killed_command_and_killed_service_lose_nothing(service, kubelet, place,
     second = command()  # the service does not answer yet
     assert second.wait(60) != 0
     service.start()
-    third = command()
-    wait_for(lambda: any(p.poll() is None for _, p, _ in kubelet.jobs[name].processes), "a pod")
+    third, read = command(), kubelet.read
+    kubelet.wait_for(lambda: kubelet.read > read, "a look of the command")
     service.kill()  # while the command looks
     service.start()
     assert third.wait(120) == 0
@@ -136,9 +136,9 @@ def test_killed_command_and_killed_service_lose_nothing(service, kubelet, place,
 
 def test_ctrl_c_leaves_nothing(service, kubelet, place, command):
     stopped = command()
-    wait_for(lambda: kubelet.jobs, "its job")
+    kubelet.wait_for(lambda: kubelet.jobs, "its job")
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(60) != 0
-    wait_for(lambda: not kubelet.jobs, "its job is gone")
+    kubelet.wait_for(lambda: not kubelet.jobs, "its job is gone")
     assert not (place / "batch" / "cluster.json").exists()
     assert not any((service.folder / "service" / "batches").iterdir())
