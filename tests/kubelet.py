@@ -9,7 +9,6 @@ import json
 import re
 import threading
 
-import aiohttp.web
 import kmock
 from kubernetes import client as k8s
 
@@ -37,7 +36,8 @@ class Kubelet:
         self.read = 0  # logs, by whoever follows
         self._broken = None
         self._over = threading.Event()
-        cluster.call(lambda handler: handler[POD_LOG] << self._log)
+        plain = kmock.headers({"Content-Type": "text/plain"})
+        cluster.call(lambda handler: handler[POD_LOG] << plain << self._log)
         cluster.call(lambda handler: handler[REVIEWS] << _allow)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -154,8 +154,7 @@ class Kubelet:
     def _log(self, request):
         pod = str(request.url).rpartition("/pods/")[2].partition("/")[0]
         self.read += 1
-        content = self.logs[pod].read_bytes()
-        return aiohttp.web.Response(body=content, content_type="text/plain")
+        return self.logs[pod].read_bytes()
 
 
 def _allow(request):
