@@ -88,9 +88,11 @@ class ServiceWatch:
         for told in service.stream(self._run.path("/stream"), self._records.last_seq(self._id)):
             if told.event == "message":
                 new.append(Event(*json.loads(told.data)))
-            elif told.event in ("state", "end"):
+            elif told.event in ("more", "state", "end"):
                 self._records.append(self._id, new)
                 new = []
+                if told.event == "more":
+                    continue
                 state = json.loads(told.data)
                 if self._note(service, RunStatus(state["status"]), state["message"]):
                     return

@@ -294,7 +294,7 @@ class Batches:
         if len(mine) >= MOST_BATCHES:
             raise ClusterError(
                 f"{caller.name} has {count(len(mine), 'batch', 'batches')} under way, and no more "
-                "are let in; wait for one to end, or interrupt it"
+                "are let in; wait for one to end, or call it again in its folder and interrupt it"
             )
 
     def _sweep(self) -> None:

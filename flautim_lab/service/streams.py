@@ -8,10 +8,10 @@ A stream is, in the words of https://html.spec.whatwg.org/multipage/server-sent-
     event: state
     data: {"status": "running", "message": ""}
 
-An event of the run is a message whose id is its number; ``state`` comes after all that happened at
-once, and when a run stands otherwise. ``end`` is how it ended: nothing comes after it. A stream
-that breaks off before is asked for again, with the last number as ``Last-Event-ID``. A comment is
-a sign of life.
+An event of the run is a message whose id is its number. ``state`` comes after all that is known,
+and when a run stands otherwise; ``more`` in its place, after so many events, where others follow.
+``end`` is how the run ended: nothing comes after it. A stream that breaks off before is asked for
+again, with the last number as ``Last-Event-ID``. A comment is a sign of life.
 """
 
 from __future__ import annotations
@@ -187,12 +187,12 @@ async def _told(
                 continue
             known = found.state
             after = found.events[-1].seq if found.events else after
-            last = known["ended"] and not found.more
-            shown = json.dumps({name: known[name] for name in ("status", "message")})
+            kind = "more" if found.more else "end" if known["ended"] else "state"
+            shown = {} if found.more else {name: known[name] for name in ("status", "message")}
             frames = [each.frame for each in found.events]
-            frames.append(format_sse_event(event="end" if last else "state", data_str=shown))
+            frames.append(format_sse_event(event=kind, data_str=json.dumps(shown)))
             yield b"".join(frames)
-            if last:
+            if kind == "end":
                 return
 
 

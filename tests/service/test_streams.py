@@ -239,6 +239,36 @@ def test_a_stream_goes_on_after_a_number(ask, hub):  # noqa: F811
     assert "after: " in problem(ana("GET", f"/runs/{RUN}/stream?after=-1"), 422)
 
 
+def test_of_a_run_that_has_ended_the_end_comes_last(ask, hub, monkeypatch, tmp_path):  # noqa: F811
+    for module in ("readers", "streams"):
+        monkeypatch.setattr(f"flautim_lab.service.{module}.PAGE", 4)
+    there = Records.default()
+    make(there)
+    there.append(RUN, logged(1, 10))
+    there.set_status(RUN, "finished", message="all of it")
+    ana = ask(hub.token("ana"))
+    told = lines(ana, f"/runs/{RUN}/stream")
+    kinds = [kind for kind, _, _ in told if kind != "message"]
+    assert kinds == ["more", "more", "end"]
+
+    class Here(Service):
+        def __init__(self):
+            super().__init__(PREFIX)
+            self._client = ana._test
+
+    monkeypatch.setattr(ana._test, "close", lambda: None)
+    ana._test.headers.update(ana._headers)
+    monkeypatch.setenv("FLAUTIM_LAB_HOME", str(tmp_path / "notebook"))
+    records = Records.default()
+    make(records)
+    run = ServiceRun(records.folder(RUN))
+    monkeypatch.setattr(run, "service", Here)
+    ServiceWatch(run).run()
+    assert [event.seq for event in records.events(RUN)] == list(range(1, 11))
+    record = records.run(RUN)
+    assert (str(record.status), record.message) == ("finished", "all of it")
+
+
 def test_signs_of_life_until_a_token_is_taken_back(ask, hub, monkeypatch):  # noqa: F811
     monkeypatch.setattr("flautim_lab.service.streams.BEAT_SECONDS", 0.1)
     monkeypatch.setattr("flautim_lab.service.streams.CHECK_SECONDS", 0.3)
