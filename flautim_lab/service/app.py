@@ -39,7 +39,8 @@ from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
 from flautim_lab.service.batch_routes import batch_router
 from flautim_lab.service.batches import Batches
-from flautim_lab.service.catalog_routes import Opener, catalog_router
+from flautim_lab.service.catalog_routes import catalog_router
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
 from flautim_lab.service.readers import Readers
 from flautim_lab.service.requests import (
@@ -59,7 +60,7 @@ MOST_STARTING = 8  # runs that are begun at once, each of another user
 SHOWN_RUNS = 100
 
 
-def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -> FastAPI:
+def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -68,10 +69,9 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     settings : Settings
     hub : Hub
         Who knows the users.
-    catalogs : callable
-        Gives the catalog as a caller may use it.
+    catalogs : Catalogs
     """
-    runs = dispatch.Dispatch(records, settings)
+    runs = dispatch.Dispatch(records, settings, catalogs)
     readers, batches = Readers(records), Batches(settings)
 
     @asynccontextmanager
