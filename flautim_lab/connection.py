@@ -6,16 +6,18 @@ The service knows its user by the token that the Hub gave the notebook.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
 
 from flautim_lab.errors import ClusterError
 
 URL_VARIABLE = "FLAUTIM_LAB_SERVICE_URL"
 TOKEN_VARIABLE = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable, given by the Hub
 TIMEOUT_SECONDS = 60.0
+SILENCE_SECONDS = 45.0  # of a stream, which gives a sign of life every ten
 
 
 class Away(ClusterError):  # noqa: N818 - it may be back in a moment
@@ -29,11 +31,14 @@ class Refusal(ClusterError):  # noqa: N818 - an answer
     ----------
     kind : str
         The ``type`` of the problem (RFC 9457), which a program can tell apart.
+    status : int
+        Of HTTP.
     """
 
-    def __init__(self, sentence: str, kind: str = "about:blank") -> None:
+    def __init__(self, sentence: str, kind: str = "about:blank", status: int = 0) -> None:
         super().__init__(sentence)
         self.kind = kind
+        self.status = status
 
 
 class Service:
@@ -87,16 +92,50 @@ class Service:
         try:
             answer = self._client.request(method, f"{self._url}{path}", json=body, params=query)
         except httpx.HTTPError as error:
-            raise Away(
-                f"the hub's service does not answer at {self._url} ({type(error).__name__}); try "
-                "again in a moment, or ask who runs the hub"
-            ) from error
+            raise self._away(error) from error
+        self._check(answer)
+        return answer.content
+
+    def stream(self, path: str, after: int) -> Iterator[ServerSentEvent]:
+        """Yield what is told from now on, until the service ends it.
+
+        Parameters
+        ----------
+        path : str
+        after : int
+            The number of the last event that is known already (``Last-Event-ID``).
+
+        Raises
+        ------
+        Away, Refusal
+            As :meth:`ask`; Away as well for one that falls silent, or breaks off.
+        """
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=SILENCE_SECONDS)
+        url = f"{self._url}{path}"
+        try:
+            with self._client.stream("GET", url, headers=headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                self._check(answer)
+                yield from EventSource(answer).iter_sse()
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: httpx.HTTPError) -> Away:
+        return Away(
+            f"the hub's service does not answer at {self._url} ({type(error).__name__}); try "
+            "again in a moment, or ask who runs the hub"
+        )
+
+    def _check(self, answer: httpx.Response) -> None:
+        """Raise what an answer refuses."""
         if answer.is_success:
-            return answer.content
+            return
         said, kind = _problem(answer)
         if answer.status_code >= 500:
             raise Away(f"the hub's service is not well now: {said}")
-        raise Refusal(said, kind)
+        raise Refusal(said, kind, answer.status_code)
 
 
 def is_in_hub() -> bool:

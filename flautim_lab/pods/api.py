@@ -27,6 +27,8 @@ from flautim_lab.pods.found import FoundRun, find_runs
 from flautim_lab.pods.manifests import RUN_LABEL, SERVER, WORKER, RunPods
 from flautim_lab.pods.sentences import refusal
 
+MOST_LOG_BYTES = 32 * 2**20  # of one pod; a node keeps less, unless it was told otherwise
+
 
 class Unreachable(ClusterError):  # noqa: N818 - it may be back in a moment
     """The API server does not answer now, or is not well."""
@@ -401,7 +403,11 @@ class Api:
         """
         name = pod.metadata.name
         with _refusals(f"read the log of pod {name}"):
-            return str(self._core.read_namespaced_pod_log(name, pod.metadata.namespace))
+            return str(
+                self._core.read_namespaced_pod_log(
+                    name, pod.metadata.namespace, limit_bytes=MOST_LOG_BYTES
+                )
+            )
 
     def job(self, name: str, namespace: str) -> Any:
         """Return a job; None where there is none.

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,7 @@ class Records:
         self._timeout_seconds = busy_timeout_seconds
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, RecordsDatabase] = {}
+        self._listeners: list[Callable[[str], None]] = []
         self._database()
 
     @classmethod
@@ -178,7 +179,9 @@ class Records:
         forward = sa.case((runs.c.round < reached, reached), else_=runs.c.round)
         with database.writing() as connection:
             self._update(connection, run_id, heartbeat=time.time(), round=forward)
-            return len(connection.execute(insert, rows).all())
+            new = len(connection.execute(insert, rows).all())
+        self._tell(run_id)
+        return new
 
     def set_status(self, run_id: str, status: RunStatus | str, *, message: str = "") -> None:
         """Set where the run stands, with a sentence for its reader.
@@ -195,6 +198,7 @@ class Records:
         with self._database().writing() as connection:
             finished = now if status.ended else None
             self._update(connection, run_id, finished=finished, **values)
+        self._tell(run_id)
 
     def set_round(self, run_id: str, round_number: int) -> None:
         """Set the last finished round."""
@@ -210,6 +214,19 @@ class Records:
         """Ask whoever runs it to stop; from any process."""
         with self._database().writing() as connection:
             self._update(connection, run_id, stop_requested=True)
+
+    @contextlib.contextmanager
+    def listened(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """While inside, call a function with the id of a run of which something was stored.
+
+        Only of what this process stored by these records, and in the thread that did; it must not
+        raise. What other processes store is found by looking.
+        """
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     # --- reading --------------------------------------------------------------------------
 
@@ -299,7 +316,12 @@ class Records:
         return fits[0]
 
     def events(
-        self, run_id: str, *, after: int = 0, kinds: Sequence[str] | None = None
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        kinds: Sequence[str] | None = None,
+        limit: int | None = None,
     ) -> list[Event]:
         """Return the events of a run with a number above ``after``, in order.
 
@@ -311,13 +333,15 @@ class Records:
             The number of the last event that is known already.
         kinds : sequence of str, optional
             Only events of these kinds, see :data:`flautim_lab.records.event.EVENT_KINDS`.
+        limit : int, optional
+            How many at most, the first ones.
         """
         query = sa.select(events).where(events.c.run_id == run_id, events.c.seq > after)
         if kinds is not None:
             wanted = [choose(kind, EVENT_KINDS, "kind of event", RecordsError) for kind in kinds]
             query = query.where(events.c.kind.in_(wanted))
         with self._database().reading() as connection:
-            rows = connection.execute(query.order_by(events.c.seq)).all()
+            rows = connection.execute(query.order_by(events.c.seq).limit(limit)).all()
         if not rows:
             self._check_exists(run_id)
         return [to_event(row) for row in rows]
@@ -411,6 +435,10 @@ class Records:
         changed = connection.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
         if changed.rowcount == 0:
             raise self._not_found(run_id)
+
+    def _tell(self, run_id: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(run_id)
 
     def _check_exists(self, run_id: str) -> None:
         self.stop_requested(run_id)

@@ -131,8 +131,10 @@ def make_api(
     return app
 
 
-def event_page(records: Records, run_id: str, after: int) -> dict[str, Any]:
-    """Return how a run stands and what happened after an event, a page of it at most.
+def event_page(
+    records: Records, run_id: str, after: int, most: int = MOST_EVENTS
+) -> dict[str, Any]:
+    """Return how a run stands and what happened after an event, so many events at most.
 
     Raises
     ------
@@ -140,14 +142,14 @@ def event_page(records: Records, run_id: str, after: int) -> dict[str, Any]:
         If there is no such run.
     """
     record = records.run(run_id)  # before the events: an end is told with all of them
-    new = records.events(run_id, after=after)
+    new = records.events(run_id, after=after, limit=most + 1)
     return {
         "status": str(record.status),
         "ended": record.status.over,
         "message": record.message,
         "plan": record.plan,
-        "more": len(new) > MOST_EVENTS,
-        "events": [list(dataclasses.astuple(event)) for event in new[:MOST_EVENTS]],
+        "more": len(new) > most,
+        "events": [list(dataclasses.astuple(event)) for event in new[:most]],
     }
 
 

@@ -57,7 +57,7 @@ class ServiceRun:
         ClusterError
             If the service cannot be reached, or does not know this user.
         """
-        chosen = _chosen(cluster)
+        chosen = chosen_of(cluster)
         with Service() as service:
             service.ask("GET", "/")
         self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ class ServiceRun:
         return (run_folder / "processes" / "service.json").exists()
 
 
-def _chosen(cluster: Cluster) -> dict[str, Any]:
+def chosen_of(cluster: Cluster) -> dict[str, Any]:
     """Return what a user may choose of where a run goes.
 
     Raises

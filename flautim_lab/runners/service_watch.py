@@ -1,8 +1,9 @@
 """What follows a run at the hub's service: ``python -m flautim_lab.runners.service_watch FOLDER``.
 
-A process of its own in the notebook's pod, which outlives the kernel. It stores each event under
-the number that the run's server gave it, so that none is stored twice, and passes a stop on. It
-may die, the pod with it: the run goes on, and ``lab.resume`` fetches what was recorded meanwhile.
+A process of its own in the notebook's pod, which outlives the kernel. It listens to the service's
+stream of the run (a service without one is asked again and again), stores each event under the
+number that the run's server gave it, so that none is stored twice, and passes a stop on. It may
+die, the pod with it: the run goes on, and ``lab.resume`` fetches what was recorded meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from flautim_lab.connection import Away, Service
+from flautim_lab.connection import Away, Refusal, Service
 from flautim_lab.errors import ClusterError, RecordsError, RunNotFoundError
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.event import Event, RunStatus
@@ -41,6 +42,7 @@ class ServiceWatch:
         self._id = run.folder.run_folder.name
         self._records = Records.default()
         self._over = threading.Event()
+        self._streams = True
 
     def run(self) -> None:
         """Follow the run, then fetch what it leaves."""
@@ -52,6 +54,7 @@ class ServiceWatch:
                     with self._run.service() as service:
                         self._follow(service)
                 except Away as error:
+                    self._streams = True  # another service may answer next
                     self._records.set_status(
                         self._id, self._records.run(self._id).status, message=str(error)
                     )
@@ -67,27 +70,55 @@ class ServiceWatch:
             self._run.clean()
 
     def _follow(self, service: Service) -> None:
-        """Store what is new until the run has ended."""
-        while True:
-            after = self._records.last_seq(self._id)
-            page = json.loads(
-                service.ask("GET", self._run.path(f"/events?after={after}&wait={WAIT_SECONDS:g}"))
-            )
-            self._records.append(self._id, [Event(*values) for values in page["events"]])
-            status = RunStatus(page["status"])
-            if page["more"]:
-                continue
-            if status.over:
-                self._fetch(service)
-                self._records.set_status(self._id, status, message=page["message"])
+        """Store what is new, until the run has ended or a stream breaks off."""
+        if self._streams:
+            try:
+                self._listen(service)
                 return
-            known = self._records.run(self._id)
-            if status is RunStatus.RUNNING and (
-                known.status is not status or known.message != page["message"]
-            ):
-                self._records.set_status(self._id, status, message=page["message"])
-            elif known.message != page["message"] and status is RunStatus.WAITING:
-                self._records.set_status(self._id, known.status, message=page["message"])
+            except Refusal:
+                # An older service has no stream, and one that is asked too much opens none. Where
+                # it is the run that is refused, the next question is told so.
+                self._streams = False
+        while not self._ask(service):
+            pass
+
+    def _listen(self, service: Service) -> None:
+        """Store what the service's stream tells."""
+        new: list[Event] = []
+        for told in service.stream(self._run.path("/stream"), self._records.last_seq(self._id)):
+            if told.event == "message":
+                new.append(Event(*json.loads(told.data)))
+            elif told.event in ("more", "state", "end"):
+                self._records.append(self._id, new)
+                new = []
+                if told.event == "more":
+                    continue
+                state = json.loads(told.data)
+                if self._note(service, RunStatus(state["status"]), state["message"]):
+                    return
+        time.sleep(RETRY_SECONDS)  # it ended the stream before the run has ended
+
+    def _ask(self, service: Service) -> bool:
+        """Store what is new, waiting for it for a while; returns whether the run has ended."""
+        after = self._records.last_seq(self._id)
+        page = json.loads(
+            service.ask("GET", self._run.path(f"/events?after={after}&wait={WAIT_SECONDS:g}"))
+        )
+        self._records.append(self._id, [Event(*values) for values in page["events"]])
+        return not page["more"] and self._note(service, RunStatus(page["status"]), page["message"])
+
+    def _note(self, service: Service, status: RunStatus, message: str) -> bool:
+        """Note how the run stands, all its events being stored; returns whether it has ended."""
+        if status.over:
+            self._fetch(service)
+            self._records.set_status(self._id, status, message=message)
+            return True
+        known = self._records.run(self._id)
+        if status is RunStatus.RUNNING and (known.status is not status or known.message != message):
+            self._records.set_status(self._id, status, message=message)
+        elif known.message != message and status is RunStatus.WAITING:
+            self._records.set_status(self._id, known.status, message=message)
+        return False
 
     def _fetch(self, service: Service) -> None:
         """Fetch what the run leaves: the model, and the scale of its inputs."""

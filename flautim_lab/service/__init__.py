@@ -6,7 +6,10 @@
     app.py        the routes; every refusal is problem+json with one sentence
     hub.py        who asks (JupyterHub's HubAuth), and of which institutions they are
     access.py     who may do what: one table
+    streams.py    how a run is followed; readers.py: one look at the records for all who do
     dispatch.py   from a request to pods, by the code of the ``cluster`` runner
+    batches.py    batches of points, the same way; batch_routes.py: their routes
+    turns.py      who waits for whom: a user for themselves, and nobody for another
 
 A notebook asks it through ``flautim_lab/runners/service.py``. Its records are those of every run of
 the hub; it follows each of them as a researcher's own watch would, and when it is started again,

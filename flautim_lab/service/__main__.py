@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import uvicorn
@@ -15,6 +16,7 @@ from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 
 GRACE_SECONDS = 3  # that questions which wait for news are given when the service is to end
+DEAF_SECONDS = 60  # after which a connection goes whose other end takes nothing in
 
 
 def main() -> int:
@@ -27,13 +29,18 @@ def main() -> int:
     except FlautimError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         access_log=False,  # a line per look of every watch
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    listening = config.bind_socket()
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; else what is left of it waits for the end
+        milliseconds = DEAF_SECONDS * 1000
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 

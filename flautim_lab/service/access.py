@@ -23,12 +23,14 @@ class Action(StrEnum):
     READ = "read"
     STOP = "stop"
     CHANGE = "change"  # strike it, scale it
+    REMOVE = "remove"
 
 
 ALLOWED: dict[Action, frozenset[Role]] = {
     Action.READ: frozenset({Role.OWNER, Role.ADMIN}),
     Action.STOP: frozenset({Role.OWNER, Role.ADMIN}),
     Action.CHANGE: frozenset({Role.OWNER}),
+    Action.REMOVE: frozenset({Role.OWNER}),
 }
 
 

@@ -7,53 +7,57 @@
     GET  /runs                          your runs (an admin: all), newest first
     PUT  /runs/ID                       start a run; the same once more changes nothing
     GET  /runs/ID                       how it stands
+    DEL  /runs/ID                       remove a run that is over, with all that it left here
     GET  /runs/ID/events?after=&wait=   what happened after an event, waiting for news
+    GET  /runs/ID/stream?after=         the same as it happens: streams.py
     GET  /runs/ID/files/NAME            what it leaves
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
     POST /runs/ID/scale                 more or fewer workers while it goes
+    ...  /batches/...                   the points of a batch as pods: batch_routes.py
     ...  /catalog/...                   institutions, projects, datasets: catalog_routes.py
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
-import json
-import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ValidationError
 
 from flautim_lab.errors import RunNotFoundError
 from flautim_lab.records.store import Records, RunRecord
-from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
+from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
+from flautim_lab.service.batch_routes import batch_router
+from flautim_lab.service.batches import Batches
 from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
-from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
+from flautim_lab.service.readers import Readers
+from flautim_lab.service.requests import (
+    MOST_READING,
+    Refused,
+    Who,
+    archive_of,
+    read,
+    read_large,
+    refuse_in_sentences,
+)
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.streams import stream_router
 
-MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
-MOST_STARTING = 4  # requests for a run that are in memory at once
-MOST_WAITING = 50  # questions of one user that look for news again and again
-LAST_EVENT = 2**63 - 1  # that the records can number
-LOOK_SECONDS = 0.2
+MOST_STARTING = 8  # runs that are begun at once, each of another user
 SHOWN_RUNS = 100
-
-Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs) -> FastAPI:
@@ -68,12 +72,16 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     catalogs : Catalogs
     """
     runs = dispatch.Dispatch(records, settings, catalogs)
+    readers, batches = Readers(records), Batches(settings)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(runs.go_on)
-        yield
+        async with readers.open():
+            batches.go_on()
+            yield
         runs.close()
+        batches.close()
 
     app = FastAPI(
         title="Flautim Lab",
@@ -84,19 +92,20 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
         openapi_url=f"{settings.prefix}/openapi.json",
     )
     app.state.hub = hub
+    app.state.reading = asyncio.Semaphore(MOST_READING)
     refuse_in_sentences(app)
-    app.include_router(_routes(records, runs), prefix=settings.prefix)
+    app.include_router(_routes(records, runs, readers), prefix=settings.prefix)
+    app.include_router(batch_router(batches), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
     return app
 
 
-def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
+def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIRouter:
     router = APIRouter()
     starting = asyncio.Semaphore(MOST_STARTING)
     # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
     turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
     threads = ThreadPoolExecutor(MOST_STARTING, "start")
-    waiting: Counter[str] = Counter()
 
     def allowed(run_id: str, who: Caller, action: Action) -> RunRecord:
         """Return a run, if somebody may do this to it; to a stranger there is no such run."""
@@ -129,7 +138,7 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     @router.put("/runs/{run_id}")
     async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
         async with turns.setdefault(who.name, asyncio.Lock()), starting:
-            asked = await _read(request, dispatch.Request, MOST_BYTES)
+            asked = await read_large(request, dispatch.Request)
             # Threads of their own: a cluster that is slow must not keep others from their events.
             loop = asyncio.get_running_loop()
             record = await loop.run_in_executor(threads, _start, runs, run_id, who, asked)
@@ -139,25 +148,16 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     def run(run_id: str, who: Who) -> dict[str, Any]:
         return _shown(allowed(run_id, who, Action.READ))
 
-    @router.get("/runs/{run_id}/events")
-    async def events(
-        run_id: str,
-        who: Who,
-        after: Annotated[int, Query(ge=0, le=LAST_EVENT)] = 0,
-        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
-    ) -> Response:
+    @router.delete("/runs/{run_id}")
+    def remove(run_id: str, who: Who) -> dict[str, bool]:
+        allowed(run_id, who, Action.REMOVE)
+        runs.remove(run_id)
+        return {"removed": True}
+
+    async def readable(run_id: str, who: Caller) -> None:
         await asyncio.to_thread(allowed, run_id, who, Action.READ)
-        wait = min(wait, LONGEST_WAIT_SECONDS)
-        if waiting[who.name] >= MOST_WAITING:  # one look, late, as if there had been no news
-            await asyncio.sleep(wait)
-            wait = 0.0
-        waiting[who.name] += 1
-        try:
-            return await _news(records, run_id, after, wait)
-        finally:
-            waiting[who.name] -= 1
-            if not waiting[who.name]:
-                del waiting[who.name]
+
+    router.include_router(stream_router(readers, readable))
 
     @router.get("/runs/{run_id}/files/{name}")
     def file(run_id: str, name: str, who: Who) -> Response:
@@ -177,7 +177,7 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
     @router.post("/runs/{run_id}/faults")
     async def strike(run_id: str, request: Request, who: Who) -> dict[str, bool]:
         await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
-        asked = await _read(request, dispatch.Strike, MOST_STRIKE_BYTES)
+        asked = await read(request, dispatch.Strike, MOST_STRIKE_BYTES)
         await asyncio.to_thread(runs.strike, run_id, asked)
         return {"struck": True}
 
@@ -208,35 +208,7 @@ def _shown(record: RunRecord) -> dict[str, Any]:
     return told
 
 
-async def _news(records: Records, run_id: str, after: int, wait: float) -> Response:
-    """Return what happened after an event, waiting for so many seconds for news."""
-    end = time.monotonic() + wait
-    before: tuple[Any, ...] = ()
-    while True:
-        page = await asyncio.to_thread(event_page, records, run_id, after)
-        now = (page["status"], page["message"])
-        fresh = page["events"] or page["ended"] or (before and now != before)
-        if fresh or time.monotonic() >= end:
-            # Not a JSONResponse, which refuses a loss that is not a number any more.
-            return Response(json.dumps(page), media_type="application/json")
-        before = now
-        await asyncio.sleep(LOOK_SECONDS)
-
-
 def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:
     """Start a run whose experiment is in base64."""
-    try:
-        archive = base64.b64decode(asked.archive, validate=True)
-    except ValueError:
-        raise Refused(422, "the archive is no base64") from None
-    asked.archive = ""  # once in memory is enough
+    archive = archive_of(asked)
     return runs.start(run_id, who, asked, archive)
-
-
-async def _read(request: Request, kind: type[Asked], most_bytes: int) -> Asked:
-    """Return what is asked for."""
-    content = await body_of(request, most_bytes)
-    try:
-        return await asyncio.to_thread(kind.model_validate_json, content)
-    except ValidationError as error:
-        raise Refused(422, first_problem(error)) from None

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -17,6 +17,7 @@ from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunN
 from flautim_lab.names import count, object_name
 from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.event import RunStatus
+from flautim_lab.records.removal import remove_run, sweep
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners import faults
 from flautim_lab.runners.cluster import Cluster, ClusterRun
@@ -27,7 +28,9 @@ from flautim_lab.runners.run import Run
 from flautim_lab.runners.scale import scale
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller
+from flautim_lab.service.membership import check_member, home_of
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.turns import Turns
 
 RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
@@ -122,8 +125,7 @@ class Dispatch:
         self._settings = settings
         self._catalogs = catalogs
         self._following: dict[str, threading.Thread] = {}
-        self._starting = threading.Lock()
-        self._scaling = threading.Lock()
+        self._turns = Turns()
         self._closed = threading.Event()
 
     def go_on(self) -> list[str]:
@@ -131,11 +133,11 @@ class Dispatch:
 
         Those too that had ended, but of which keys are still here: their pods may still be there.
         """
+        sweep()
         unfinished = [
             record.id
             for record in self._records.runs()
-            if not record.status.over
-            or ClusterRun(self._records.folder(record.id)).folder.has_leftovers()
+            if not record.status.over or self._is_left(record.id)
         ]
         for run_id in unfinished:
             self._follow(run_id)
@@ -169,7 +171,7 @@ class Dispatch:
             )
         packed = read_packed(archive)
         institution, cluster = self._cluster(caller, asked.cluster, list(packed.homes))
-        with self._starting:
+        with self._turns.of(f"user {caller.name}", f"run {object_name(run_id)}"):
             known = self._known(run_id, caller)
             if known is not None:
                 return known
@@ -223,6 +225,30 @@ class Dispatch:
             raise ClusterError(f"run {run_id} has {run.status}; there is nothing to strike")
         ClusterChaos(run).strike(asked.fault())
 
+    def remove(self, run_id: str) -> None:
+        """Remove a run that is over, its records and its artifacts.
+
+        Raises
+        ------
+        ClusterError
+            If it is under way, or its pods are being removed.
+        """
+        with self._turns.of(f"run {object_name(run_id)}"):
+            status = self._records.run(run_id).status
+            if not status.over:
+                raise ClusterError(
+                    f"run {run_id} is {status}; stop it first, and remove it when it has ended"
+                )
+            if run_id in self._following or self._is_left(run_id):
+                raise ClusterError(
+                    f"the pods of run {run_id} are being removed; try again in a moment"
+                )
+            remove_run(self._records, run_id)
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether keys of a run are here, and so maybe pods there."""
+        return ClusterRun(self._records.folder(run_id)).folder.has_leftovers()
+
     def _check_under_way(self, caller: Caller) -> None:
         """Refuse one run too many of a user: each takes threads here, and objects there.
 
@@ -252,9 +278,9 @@ class Dispatch:
             If the user is not of an institution that is named, or the cluster refuses.
         """
         if isinstance(workers, dict):
-            _check_member(caller, workers)
+            check_member(caller, workers)
             workers = {caller.institutions[each]: number for each, number in workers.items()}
-        with self._scaling:
+        with self._turns.of(f"run {object_name(record.id)}"):
             return scale(record, self._records.folder(record.id), workers)
 
     def _known(self, run_id: str, caller: Caller) -> RunRecord | None:
@@ -324,11 +350,6 @@ class Dispatch:
         ClusterError
             If the user is not of an institution that is named, or of none.
         """
-        mine = caller.institutions
-        if not mine:
-            raise ClusterError(
-                f"{caller.name} belongs to no institution; ask who runs the hub to put you in one"
-            )
         workers = wishes.workers
         spaces = self._settings.institutions
         unknown = [home for home in homes if home not in spaces]
@@ -336,8 +357,7 @@ class Dispatch:
             raise ClusterError(f"there is no institution {unknown[0]!r} in this hub")
         named = list(workers) if isinstance(workers, dict) else []
         own = [each for each in named if each not in homes]
-        institution = wishes.institution or next(iter(own or mine))
-        _check_member(caller, [institution, *own])
+        institution = home_of(caller, wishes.institution, own)
         if isinstance(workers, dict):
             workers = {spaces[each]: number for each, number in workers.items()}
         data = {spaces[home]: self._settings.data.get(home, "") for home in homes}
@@ -394,19 +414,3 @@ class Dispatch:
             record = self._records.run(run_id)
             if not record.status.over:
                 self._records.set_status(run_id, status or record.status, message=message)
-
-
-def _check_member(caller: Caller, institutions: Iterable[str]) -> None:
-    """Refuse institutions that a user is not of.
-
-    Raises
-    ------
-    ClusterError
-        Naming the first.
-    """
-    for each in institutions:
-        if each not in caller.institutions:
-            raise ClusterError(
-                f"{caller.name} is not of the institution {each!r}; choose one of: "
-                f"{', '.join(sorted(caller.institutions)) or 'none'}"
-            )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from flautim_lab.catalog import wire
@@ -16,6 +18,9 @@ from flautim_lab.errors import CatalogError, ExperimentError, FlautimError, Reco
 from flautim_lab.service.hub import Caller, Hub, Unknown
 
 SENDING_SECONDS = 60.0  # that a request may take to come in
+MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
+MOST_READING = 3  # of those, taken in at once: each is in memory several times
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 class Refused(Exception):  # noqa: N818 - an answer
@@ -57,6 +62,44 @@ async def body_of(request: Request, most_bytes: int) -> bytes:
             408, f"the request did not come in within {SENDING_SECONDS:g} s; send it again"
         ) from None
     return bytes(content)
+
+
+async def read(request: Request, kind: type[Asked], most_bytes: int) -> Asked:
+    """Return what is asked for.
+
+    Raises
+    ------
+    Refused
+        If it is something else, too large, or too slow.
+    """
+    content = await body_of(request, most_bytes)
+    try:
+        return await asyncio.to_thread(kind.model_validate_json, content)
+    except ValidationError as error:
+        raise Refused(422, first_problem(error)) from None
+
+
+async def read_large(request: Request, kind: type[Asked]) -> Asked:
+    """Return what is asked for with an archive, when it is its turn."""
+    reading: asyncio.Semaphore = request.app.state.reading
+    async with reading:
+        return await read(request, kind, MOST_BYTES)
+
+
+def archive_of(asked: Any) -> bytes:
+    """Take the archive out of what is asked for; it is in memory once from then on.
+
+    Raises
+    ------
+    Refused
+        If it is not in base64.
+    """
+    try:
+        archive = base64.b64decode(asked.archive, validate=True)
+    except ValueError:
+        raise Refused(422, "the archive is no base64") from None
+    asked.archive = ""
+    return archive
 
 
 def first_problem(error: Any) -> str:

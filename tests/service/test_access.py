@@ -8,12 +8,15 @@ ROWS = [
     ("owner", "read", True),
     ("owner", "stop", True),
     ("owner", "change", True),
+    ("owner", "remove", True),
     ("admin", "read", True),
     ("admin", "stop", True),
     ("admin", "change", False),
+    ("admin", "remove", False),
     ("stranger", "read", False),
     ("stranger", "stop", False),
     ("stranger", "change", False),
+    ("stranger", "remove", False),
 ]
 
 

@@ -118,10 +118,20 @@ ROUTES = [
     ("PUT", f"/runs/{RUN}"),
     ("GET", f"/runs/{RUN}"),
     ("GET", f"/runs/{RUN}/events"),
+    ("GET", f"/runs/{RUN}/stream"),
     ("GET", f"/runs/{RUN}/files/model.safetensors"),
     ("POST", f"/runs/{RUN}/stop"),
     ("POST", f"/runs/{RUN}/faults"),
     ("POST", f"/runs/{RUN}/scale"),
+    ("DELETE", f"/runs/{RUN}"),
+]
+BATCH = "r20261125-202140-batch-iris-7d1947b4"
+BATCH_ROUTES = [
+    ("GET", "/batches"),
+    ("PUT", f"/batches/{BATCH}"),
+    ("GET", f"/batches/{BATCH}"),
+    ("GET", f"/batches/{BATCH}/results/pod"),
+    ("DELETE", f"/batches/{BATCH}"),
 ]
 NOTHING = base64.b64encode(gzip.compress(b"an experiment")).decode()
 STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
@@ -137,6 +147,9 @@ def test_every_route_is_in_the_table(ask):
     named = {
         (m, p.replace(RUN, "{run_id}").replace("model.safetensors", "{name}")) for m, p in ROUTES
     }
+    for method, path in BATCH_ROUTES:
+        path = path.replace(BATCH, "{batch_id}").replace("results/pod", "results/{pod}")
+        named.add((method, path))
     catalogs = {(each.method, f"/catalog{each.path}") for each in wire.ROUTES.values()}
     assert made == named | catalogs | {("GET", "/health")}
 
@@ -162,14 +175,14 @@ def test_a_user_of_a_group_is_a_researcher_and_an_administrator_the_platforms(as
     ]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), ROUTES + BATCH_ROUTES)
 def test_nobody_gets_in_without_a_token_of_the_hub(ask, of_ana, method, path):
     body = body_of(method, path)
     assert "send the Hub's token" in problem(ask(None)(method, path, **body), 401)
     assert "does not know this token" in problem(ask("0" * 64)(method, path, **body), 401)
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), ROUTES + BATCH_ROUTES)
 def test_a_token_that_is_not_for_the_service_is_refused(ask, hub, of_ana, method, path):
     token = hub.token("ana", scopes=["read:users:name!user"])
     body = body_of(method, path)
@@ -196,18 +209,18 @@ def test_who_you_are(ask, hub):
     ("user", "statuses"),
     [
         # What has ended is not struck or scaled any more; that it is theirs is said by this.
-        ("ana", [200, 200, 200, 200, 409, 422]),
-        ("dora", [200, 200, 200, 200, 403, 403]),
-        ("bruno", [404, 404, 404, 404, 404, 404]),
-        ("carla", [404, 404, 404, 404, 404, 404]),
+        ("ana", [200, 200, 200, 200, 200, 409, 422, 200]),
+        ("dora", [200, 200, 200, 200, 200, 403, 403, 403]),
+        ("bruno", [404] * 8),
+        ("carla", [404] * 8),
     ],
 )
 def test_a_run_is_its_owners_and_the_admins(ask, hub, of_ana, user, statuses):
     client = ask(hub.token(user))
-    answers = [client(method, path, **body_of(method, path)) for method, path in ROUTES[3:]]
-    assert [answer.status_code for answer in answers] == statuses
     listed = [run["id"] for run in client("GET", "/runs").json()]
     assert listed == ([of_ana] if statuses[0] == 200 else [])
+    answers = [client(method, path, **body_of(method, path)) for method, path in ROUTES[3:]]
+    assert [answer.status_code for answer in answers] == statuses
 
 
 def test_what_happened_and_what_is_left(ask, hub, of_ana):
@@ -362,8 +375,27 @@ def test_an_interrupted_run_can_be_stopped_and_waited_for(ask, hub, of_ana):
     assert records.stop_requested(of_ana)
 
 
+def test_a_run_that_is_removed_leaves_nothing_here(ask, hub, of_ana):
+    records = Records.default()
+    ana = ask(hub.token("ana"))
+    folder = records.folder(of_ana)
+    records.set_status(of_ana, "running")
+    answer = problem(ana("DELETE", f"/runs/{of_ana}"), 409)
+    assert answer == f"run {of_ana} is running; stop it first, and remove it when it has ended"
+    records.set_status(of_ana, "stopped")
+    (folder / "processes" / "tls").mkdir(parents=True)  # keys: its pods may be there
+    answer = problem(ana("DELETE", f"/runs/{of_ana}"), 409)
+    assert answer == f"the pods of run {of_ana} are being removed; try again in a moment"
+    (folder / "processes" / "tls").rmdir()
+    assert ana("DELETE", f"/runs/{of_ana}").json() == {"removed": True}
+    assert ana("GET", f"/runs/{of_ana}").status_code == 404
+    assert ana("DELETE", f"/runs/{of_ana}").status_code == 404
+    assert records.runs() == []
+    assert list(folder.parent.iterdir()) == []
+
+
 def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
-    monkeypatch.setattr("flautim_lab.service.app.MOST_WAITING", 0)
+    monkeypatch.setattr("flautim_lab.service.streams.MOST_WAITING", 0)
     Records.default().set_status(of_ana, "running")
     looks = []
     page = event_page
@@ -372,7 +404,7 @@ def test_of_too_many_questions_each_looks_once(ask, hub, of_ana, monkeypatch):
         looks.append(1)
         return page(*asked)
 
-    monkeypatch.setattr("flautim_lab.service.app.event_page", counted)
+    monkeypatch.setattr("flautim_lab.service.readers.event_page", counted)
     assert ask(hub.token("ana"))("GET", f"/runs/{of_ana}/events?after=99&wait=1").status_code == 200
     assert len(looks) == 1
 

@@ -26,6 +26,8 @@ PATIENCE = 120
 class RunningService:
     """The service as a process of its own, with a home and a cluster of its own."""
 
+    module = "tests.service.serve"
+
     def __init__(self, folder):
         self.folder = folder
         self.port = free_port()
@@ -41,7 +43,7 @@ class RunningService:
     def start(self):
         with open(self.folder / "service.log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.service.serve", str(self.folder / "cluster")],
+                [sys.executable, "-m", self.module, str(self.folder / "cluster")],
                 cwd="/",
                 env=self._environment,
                 stdout=log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -31,9 +32,16 @@ class Cluster:
 
     def __init__(self):
         self.made, self.removed, self.trouble = 0, 0, None
+        #: Cleared: a question what may be done is not answered, once.
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked = threading.Semaphore(0)
 
     def check_access(self, namespaces):
         assert namespaces
+        if not self.answers.is_set():
+            self.asked.release()
+            self.answers.wait(20)
 
     def spaces(self, run):
         return [run.namespace, *run.workers]
@@ -159,3 +167,56 @@ def test_a_user_has_only_so_many_runs_under_way(runs, cluster, monkeypatch):
         runs.start(run_id(2), ANA, asked(), packed())
     runs.start(run_id(3), Caller("bruno", False, ANA.institutions), asked(), packed())
     assert not secrets_of(run_id(2))
+
+
+def test_a_start_that_hangs_holds_up_nobody_elses(runs, cluster):
+    bruno = Caller("bruno", False, ANA.institutions)
+    cluster.answers.clear()
+    ended = []
+
+    def start(number, who):
+        try:
+            ended.append(runs.start(run_id(number), who, asked(), packed()).id)
+        except ClusterError as error:
+            ended.append(str(error))
+
+    threads = [threading.Thread(target=start, args=each) for each in ((1, ANA), (2, ANA))]
+    for thread in threads:
+        thread.start()
+    assert cluster.asked.acquire(timeout=10)
+    unblocked = cluster.answers
+    cluster.answers = threading.Event()  # from now on it answers; the one before hangs
+    cluster.answers.set()
+    assert runs.start(run_id(3), bruno, asked(), packed()).id == run_id(3)
+    assert ended == []  # of one user, one after the other: their number is counted
+    # Nor can the id, or the names of the objects, of a start that hangs be taken.
+    takers = threading.Thread(target=start, args=(1, bruno))
+    takers.start()
+    unblocked.set()
+    for thread in [*threads, takers]:
+        thread.join(20)
+    taken = f"the run id {run_id(1)} is taken; run the experiment again"
+    assert sorted(ended) == sorted([run_id(1), run_id(2), taken])
+
+
+def test_a_run_is_not_removed_while_its_pods_are(runs, cluster, monkeypatch):
+    removing, go_on = threading.Event(), threading.Event()
+
+    def slowly(run):
+        removing.set()
+        assert go_on.wait(20)
+        cluster.removed += 1
+        return []
+
+    monkeypatch.setattr(cluster, "remove", slowly)
+    cluster.trouble = ClusterError("the quota is used up")
+    with pytest.raises(ClusterError, match="the quota"):
+        runs.start(run_id(), ANA, asked(), packed())
+    assert removing.wait(20)
+    with pytest.raises(ClusterError, match="are being removed; try again in a moment"):
+        runs.remove(run_id())
+    go_on.set()
+    wait_for(lambda: not runs._following)
+    runs.remove(run_id())
+    assert Records.default().runs() == []
+    assert cluster.removed == 1

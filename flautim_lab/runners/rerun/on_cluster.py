@@ -1,13 +1,14 @@
 """The points of a batch as pods of one Indexed Job, followed from here.
 
-What there is of it on the cluster is written down in the batch's folder before it is made. Begun
-again after a crash, the batch goes on with that job, as long as code and data are what they were.
+Whether they are made here or by the service of a hub is the place's (``place.py``,
+``hub_place.py``). What there is of it is written down in the batch's folder before it is made.
+Begun again after a crash, the batch goes on with that job, as long as code and data are what they
+were.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import sys
@@ -16,9 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flautim_lab.errors import ClusterError, NotebookError, RecordsError
+from flautim_lab.connection import Away
+from flautim_lab.errors import ClusterError, RecordsError
 from flautim_lab.names import make_run_id
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.store import Records
@@ -29,13 +31,10 @@ from flautim_lab.runners.content import Content
 from flautim_lab.runners.pod_files import unpack_bytes
 from flautim_lab.runners.rerun import parcel
 from flautim_lab.runners.rerun.folder import BatchFolder, Task
+from flautim_lab.runners.rerun.hub_place import HubPlace
+from flautim_lab.runners.rerun.place import Facts, OwnPlace, Place, Seen, SeenPod
 from flautim_lab.runners.rerun.schedule import Going
 from flautim_lab.runners.stamped import DIED, INTERRUPTED, Outcome
-
-if TYPE_CHECKING:
-    from flautim_lab.pods.api import Api
-    from flautim_lab.pods.manifests import RunPods
-    from flautim_lab.pods.points import JobState, PointPod
 
 LOOK_SECONDS = 1.0
 STATE = "cluster.json"
@@ -80,21 +79,15 @@ class ClusterSchedule:
         settle: Callable[[Task, Outcome], None],
         watch: Callable[[Sequence[Going]], None],
     ) -> None:
-        from flautim_lab.pods.api import Api
-
-        if service.is_at_hand(cluster):
-            raise NotebookError(
-                "a batch as pods does not go through the hub yet; leave out on='cluster', or give "
-                "lab.Cluster(context=...) of a kubeconfig of your own"
-            )
-        self._folder, self._cluster, self._contents = folder, cluster, contents
+        self._folder, self._contents = folder, contents
         self._jobs, self._timeout, self._tries = jobs, timeout, retries + 1
         self._settle, self._watch = settle, watch
         self._state = folder.path / STATE
         self._going: dict[int, Going] = {}
         self._said = ""
-        self._api: Api = Api(cluster.context)
-        self._api.check_access([cluster.namespace or self._api.namespace])
+        self._in_hub = service.is_at_hand(cluster)
+        self._place: Place = HubPlace(cluster) if self._in_hub else OwnPlace(cluster)
+        self._place.check()
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Execute them, and return when all have ended and nothing is left on the cluster."""
@@ -102,12 +95,12 @@ class ClusterSchedule:
             self._forget()
             return
         adopted = self._adopt(tasks)
-        pods, order = adopted if adopted is not None else self._begin(tasks)
+        facts, order = adopted if adopted is not None else self._begin(tasks)
         waiting = {order.index(task.name): task for task in tasks}
         over = threading.Event()
-        self._api.follow(pods, self._say, lambda *_: None, over)
+        self._place.follow(facts, self._say, over)
         try:
-            self._follow(pods, waiting)
+            self._follow(facts, waiting)
         except BaseException:
             # Those that had not begun stay what they were before.
             for each in self._going.values():
@@ -123,55 +116,53 @@ class ClusterSchedule:
 
     # --- what there is on the cluster ---------------------------------------------------------
 
-    def _begin(self, tasks: Sequence[Task]) -> tuple[RunPods, list[str]]:
-        from flautim_lab.pods.points import make_points
-
+    def _begin(self, tasks: Sequence[Task]) -> tuple[Facts, list[str]]:
         source = tasks[0].notebook
         contents = [self._contents[task.name] for task in tasks]
         archive = parcel.pack_tasks(source, contents, tasks, self._timeout)
-        batch_id = make_run_id(f"batch {source.stem}")
-        alone = dataclasses.replace(self._cluster, workers=1)  # for its other settings
-        pods = alone.pods(batch_id, 1, self._api.namespace)
-        pods = dataclasses.replace(pods, workers={})
-        state = {
-            "context": self._cluster.context,
-            "pods": dataclasses.asdict(pods),
-            "points": {task.name: _digest(self._contents[task.name]) for task in tasks},
-        }
-        write_atomic(self._state, json.dumps(state, indent=1).encode())
+        facts = self._place.plan(make_run_id(f"batch {source.stem}"))
+        points = {task.name: _digest(self._contents[task.name]) for task in tasks}
+        write_atomic(self._state, json.dumps(facts | {"points": points}, indent=1).encode())
+        jobs = min(self._jobs, len(tasks))
         try:
-            make_points(
-                self._api, pods, archive, len(tasks), min(self._jobs, len(tasks)), self._tries
-            )
-        except ClusterError:
-            self._forget()
+            self._place.make(facts, archive, len(tasks), jobs, self._tries)
+        except BaseException:
+            # Where that fails too, what there is of it is removed by the next call.
+            with contextlib.suppress(ClusterError):
+                self._forget()
             raise
-        return pods, [task.name for task in tasks]
+        return facts, [task.name for task in tasks]
 
-    def _adopt(self, tasks: Sequence[Task]) -> tuple[RunPods, list[str]] | None:
+    def _adopt(self, tasks: Sequence[Task]) -> tuple[Facts, list[str]] | None:
         """Return the job of a call that was cut off, if it does what is asked now."""
-        state = self._read()
-        if state is None:
+        facts = self._read()
+        if facts is None:
             return None
-        known = state["points"]
+        known = facts.pop("points")
         same = all(known.get(task.name) == _digest(self._contents[task.name]) for task in tasks)
-        pods = _pods(state)
-        if same and self._api.job(f"{pods.name}-points", pods.namespace) is not None:
-            return pods, list(known)
+        if same and self._place.is_there(facts):
+            return facts, list(known)
         self._forget()
         return None
 
     def _read(self) -> Any:
         try:
-            return json.loads(self._state.read_text(encoding="utf-8"))
+            state = json.loads(self._state.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        if ("batch" in state) is not self._in_hub:
+            where = "by a hub's service" if "batch" in state else "with a kubeconfig"
+            raise ClusterError(
+                f"this batch was begun {where} and was cut off; let it end there, or remove "
+                f"{self._state}, which names what it left"
+            )
+        return state
 
     def _forget(self) -> None:
         """Remove what there is of the batch on the cluster, and then the note about it."""
         state = self._read()
         if state is not None:
-            left = self._api.remove(_pods(state))
+            left = self._place.remove(state)
             if left:
                 raise ClusterError(
                     f"{', '.join(left)} did not end; flautim-lab doctor --cluster tells of it"
@@ -180,56 +171,55 @@ class ClusterSchedule:
 
     # --- following ----------------------------------------------------------------------------
 
-    def _follow(self, pods: RunPods, waiting: dict[int, Task]) -> None:
+    def _follow(self, facts: Facts, waiting: dict[int, Task]) -> None:
         """Take in what ends, until nothing is waited for; ``waiting`` shrinks as it does."""
         from flautim_lab.pods.api import Unreachable
-        from flautim_lab.pods.points import find_pods, state_of
 
         while waiting:
             try:
-                state = state_of(self._api, pods)  # before the pods: an index that ended has one
-                found: dict[int, list[PointPod]] = {}
-                for each in find_pods(self._api, pods):
+                seen = self._place.look(facts)
+                found: dict[int, list[SeenPod]] = {}
+                for each in seen.pods:
                     found.setdefault(each.index, []).append(each)
                 for index in sorted(waiting):
-                    outcome = self._look(waiting[index], index, state, found.get(index, []))
+                    outcome = self._look(facts, waiting[index], index, seen, found.get(index, []))
                     if outcome is not None:
                         self._going.pop(index, None)
                         self._settle(waiting.pop(index), outcome)
-            except Unreachable as error:
+            except (Unreachable, Away) as error:
                 self._say("the cluster", f"{error}; it is asked again")
             self._watch([self._going[index] for index in sorted(self._going)])
             if waiting:
                 time.sleep(LOOK_SECONDS)
 
     def _look(
-        self, task: Task, index: int, state: JobState, found: Sequence[PointPod]
+        self, facts: Facts, task: Task, index: int, seen: Seen, found: Sequence[SeenPod]
     ) -> Outcome | None:
         """Return what came of a point; None while it has not ended."""
         last = found[-1] if found else None
         if last is not None and last.phase == "Running":
             now = self._going.setdefault(index, Going(task, len(found), last.created))
             now.attempt = len(found)
-            now.hear(parcel.read_told(self._api.log(last.pod, 5)))
-        elif index not in state.finished | state.failed:
+            now.hear(last.told)
+        elif index not in seen.finished | seen.failed:
             self._going.pop(index, None)
-        if index not in state.finished | state.failed and not state.over:
+        if index not in seen.finished | seen.failed and not seen.over:
             return None
         succeeded = [each for each in found if each.phase == "Succeeded"]
         for each in reversed(succeeded or found):
-            outcome = self._take(task, each)
+            outcome = self._take(facts, task, each)
             if outcome is not None:
                 outcome.attempts = len(found)
                 return outcome
-        why = (last.trouble if last is not None else "") or state.over
+        why = (last.trouble if last is not None else "") or seen.over
         return Outcome(
             DIED, why or "its pod is gone, and its result with it", attempts=max(1, len(found)),
             started=last.created if last is not None else time.time(),
         )  # fmt: skip
 
-    def _take(self, task: Task, pod: PointPod) -> Outcome | None:
+    def _take(self, facts: Facts, task: Task, pod: SeenPod) -> Outcome | None:
         """Fetch what a pod made, its notebook and its runs; None if it made nothing."""
-        packed = parcel.read_result(self._api.whole_log(pod.pod))
+        packed = self._place.result(facts, pod.name)
         if packed is None:
             return None
         with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
@@ -255,9 +245,3 @@ class ClusterSchedule:
 def _digest(content: Content) -> str:
     """Return what tells whether a point would still be the same, of what travels with it."""
     return f"{content.code} {content.data}"
-
-
-def _pods(state: Mapping[str, Any]) -> RunPods:
-    from flautim_lab.pods.manifests import RunPods
-
-    return RunPods.from_dict(state["pods"])

@@ -65,8 +65,7 @@ def _execute(folder: BatchFolder, task: Task, timeout: float | None) -> Outcome:
 
     def watch(going: Sequence[Going]) -> None:
         for each in going:
-            names = ("cell", "cells", "round", "rounds")
-            told = {name: getattr(each, name) for name in names}
+            told = {name: getattr(each, name) for name in parcel.TOLD}
             if told != last[0]:
                 last[0] = told
                 _say(parcel.told_line(told))

@@ -73,6 +73,7 @@ def rerun(
         Where: on this machine, or each point as a pod of one Indexed Job. With a :class:`Cluster`,
         each pod gets its ``cpu``, ``memory`` and ``gpu``. A pod sees the notebook, its own modules
         and the files that it names in its folder, and reaches nobody; its runs are ``local`` ones.
+        In a notebook of a hub, the hub's service makes the pods.
     progress : bool
         Show how it goes, on the error stream.
 

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import datetime
 import json
+import math
 import os
 import subprocess
 import sys
@@ -255,14 +256,19 @@ def test_a_job_of_before_is_followed_and_one_of_other_code_is_not(
         )  # fmt: skip
 
     tasks = [Task(notebook, 1, {}, "a", "a.ipynb")]
-    pods, order = schedule()._begin(tasks)
+    facts, order = schedule()._begin(tasks)
     assert order == ["a.ipynb"]
     adopted, again = schedule()._adopt(tasks) or pytest.fail("it was begun anew")
-    assert (adopted.name, adopted.worker, again) == (pods.name, pods.worker, order)
+    assert (adopted["pods"]["name"], again) == (facts["pods"]["name"], order)
     (tmp_path / "data" / "points.csv").write_text("x,kind\n")
     assert schedule()._adopt(tasks) is None
-    assert cluster.removed == [pods.name]
+    assert cluster.removed == [facts["pods"]["name"]]
     assert not (tmp_path / "batch" / STATE).exists()
+
+    # What a hub's service made is not to be forgotten here, where nobody can remove it.
+    (tmp_path / "batch" / STATE).write_text(json.dumps({"batch": "r1", "points": {}}))
+    with pytest.raises(ClusterError, match=r"begun by a hub's service and was cut off; let it end"):
+        schedule().run(tasks)
 
 
 def test_what_cannot_travel(
@@ -301,6 +307,8 @@ def test_a_result_in_a_log() -> None:
     told = {"cell": 2, "cells": 5, "round": 1, "rounds": 3}
     assert parcel.read_told(f"noise\n{parcel.told_line(told)}\nflautim-lab told {{") == told
     assert parcel.read_told("noise") == {}
+    for forged in ({"result": {}, "process": 1}, {"cell": 1}, {"cells": math.nan}, [1]):
+        assert parcel.read_told(parcel.told_line(forged)) == {}
 
 
 def test_indexes_of_a_job() -> None:
