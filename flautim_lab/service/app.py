@@ -12,6 +12,7 @@
     POST /runs/ID/stop                  end it, keeping its last whole round
     POST /runs/ID/faults                strike it on purpose
     POST /runs/ID/scale                 more or fewer workers while it goes
+    GET  /places?user=                  where somebody belongs; the hub alone may ask: places.py
     ...  /catalog/...                   institutions, projects, datasets: catalog_routes.py
 """
 
@@ -41,6 +42,7 @@ from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
 from flautim_lab.service.catalog_routes import Opener, catalog_router
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.places import places_router
 from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
 from flautim_lab.service.settings import Settings
 
@@ -87,6 +89,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     refuse_in_sentences(app)
     app.include_router(_routes(records, runs), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
+    app.include_router(places_router(settings, catalogs), prefix=settings.prefix)
     return app
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flautim_lab.catalog.local.base import Actor
+from flautim_lab.catalog.local.base import Actor, Listed
 from flautim_lab.catalog.local.grants import Grants
 from flautim_lab.catalog.local.institutions import Institutions
 from flautim_lab.catalog.local.people import People
 from flautim_lab.catalog.local.projects import Projects
 from flautim_lab.catalog.local.runs import Runs
 
-__all__ = ["Actor", "LocalCatalog"]
+__all__ = ["Actor", "Listed", "LocalCatalog"]
 
 
 class LocalCatalog(Runs, Grants, Projects, People, Institutions):
@@ -22,4 +22,6 @@ class LocalCatalog(Runs, Grants, Projects, People, Institutions):
         Who asks.
     now : callable
         Returns the time in seconds since 1970 (UTC).
+    listed : mapping
+        Who is what at each institution by the hub's list: roles by user, by key.
     """
