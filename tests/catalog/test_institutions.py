@@ -150,7 +150,9 @@ def test_who_comes_from_the_hubs_list_is_among_them(people):
 
 def test_who_comes_from_the_hubs_list_is_not_taken_off_here(people):
     people.world.listed["ufmg"] = {"hugo": frozenset({Role.RESEARCHER})}
-    with pytest.raises(CatalogError, match="^hugo is of ufmg by the hub's list; only who runs the"):
+    with pytest.raises(
+        CatalogError, match=r"^hugo is of ufmg by the hub's list; only who runs the"
+    ):
         people.admin.remove_user("ufmg", "hugo")
     made = people.admin.set_roles("ufmg", "hugo", [Role.DATA_OWNER])
     assert (made.roles, made.from_hub) == ({Role.RESEARCHER, Role.DATA_OWNER}, True)
