@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from oauthenticator.generic import GenericOAuthenticator
+from oauthenticator.oauth2 import OAuthCallbackHandler
 from tornado.httpclient import HTTPClientError
 from tornado.web import HTTPError
 from traitlets import List, Unicode
@@ -23,6 +24,8 @@ NEEDED = {
     # JupyterHub reads this one itself.
     "JUPYTERHUB_CRYPT_KEY": "with which the provider's tokens are kept (openssl rand -hex 32)",
 }
+#: A provider that is away, or whose answer is none.
+AWAY = (HTTPClientError, OSError, ValueError, TypeError, AttributeError)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -94,6 +97,17 @@ class Oidc:
         return cls(**given)
 
 
+class Callback(OAuthCallbackHandler):  # type: ignore[misc]
+    """The way back from the provider, of whose address the log gets no code."""
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what went wrong; tornado would write the whole address."""
+        if isinstance(value, HTTPError):
+            self.log.warning("%s %s: %s", value.status_code, self.request.path, value.log_message)
+        else:
+            self.log.error("%s broke", self.request.path, exc_info=(typ, value, tb))
+
+
 class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
     """Lets in who is in an institution by the provider's claims, and nobody else.
 
@@ -101,6 +115,7 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
     are logged in: who is in no institution any more is logged out, and their tokens end.
     """
 
+    callback_handler = Callback
     institutions = List(Unicode(), help="Those there are, by key.").tag(config=True)
     groups_claim = Unicode("groups", help="The list of a user's groups.").tag(config=True)
     admin_group = Unicode("", help="Whose users administrate the hub.").tag(config=True)
@@ -115,6 +130,21 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
                 "tell who runs the hub",
             )
         return name.strip()
+
+    async def authenticate(
+        self, handler: Any, data: Any = None, **kwargs: Any
+    ) -> dict[str, Any] | None:
+        """Return who comes back from the provider; without a traceback, which would tell codes."""
+        try:
+            found: dict[str, Any] | None = await super().authenticate(handler, data, **kwargs)
+        except AWAY as error:
+            self.log.error("The provider does not answer as it should: %s", type(error).__name__)
+            raise HTTPError(
+                503,
+                f"{self.login_service} does not answer the hub as it should; try again in a "
+                "minute, and tell who runs the hub if it stays so",
+            ) from None
+        return found
 
     async def update_auth_model(self, auth_model: dict[str, Any]) -> dict[str, Any]:
         """Say whether somebody administrates the hub, by the claims of now."""
@@ -148,7 +178,7 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
             found: dict[str, Any] | bool = await super().refresh_user(user, handler, **kwargs)
         except HTTPError:  # it names nobody any more
             return False
-        except (HTTPClientError, OSError, ValueError, TypeError, AttributeError) as error:
+        except AWAY as error:
             kind = type(error).__name__  # what it says may be somebody's claims
             self.log.warning("The provider does not say where %s belongs: %s", user.name, kind)
             return True

@@ -225,6 +225,21 @@ def test_both_understand_the_list_of_institutions(monkeypatch):
     assert json.loads(INSTITUTIONS.read_text())["ufmg"]["users"] == ["ana", "bruno"]
 
 
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_the_data_that_the_list_names_are_there(objects):
+    claims = {
+        (each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in of(objects, "PersistentVolumeClaim")
+    }
+    named_there = {
+        (each.namespace, each.data)
+        for each in read_institutions(INSTITUTIONS).values()
+        if each.data
+    }
+    assert named_there == {("flautim-ufmg", "ufmg-data")}
+    assert named_there <= claims
+
+
 def test_addresses_and_ports(objects, pods):
     services = named(objects, "Service")
     for name, (pod, port, target) in {
