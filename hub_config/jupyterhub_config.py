@@ -11,7 +11,7 @@ from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
-from hub_config import login, roles
+from hub_config import culling, login, roles
 from hub_config.places import Places
 from hub_config.profiles import NoInstitutionError, check_chosen, offers_a_choice, profiles
 from hub_config.settings import Settings
@@ -57,7 +57,14 @@ c.JupyterHub.services = [
         "display": False,
     }
 ]
-c.JupyterHub.load_roles = roles.ROLES
+c.JupyterHub.load_roles = [*roles.ROLES]
+
+# --- ending notebooks that nobody uses -----------------------------------------------------------
+if settings.idle_minutes:
+    # By loopback: it is a process of the hub's pod, which no policy lets talk to itself.
+    api = "http://127.0.0.1:8081/hub/api"
+    c.JupyterHub.services += [culling.service(settings.idle_minutes * 60, api)]
+    c.JupyterHub.load_roles += [culling.ROLE]
 
 
 # --- notebook pods -------------------------------------------------------------------------------
@@ -123,6 +130,7 @@ c.KubeSpawner.http_timeout = 60
 c.KubeSpawner.image = settings.notebook_image
 c.KubeSpawner.image_pull_policy = settings.image_pull_policy
 c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+c.KubeSpawner.args = culling.SERVER_ARGUMENTS
 c.KubeSpawner.default_url = "/lab"
 c.KubeSpawner.environment = {
     "HOME": HOME,

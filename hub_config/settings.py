@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ NEEDED = {
     # JupyterHub reads this one itself.
     "CONFIGPROXY_AUTH_TOKEN": "the hub's, to tell the proxy its routes",
 }
+#: Servers tell the hub every 5 minutes that they are in use.
+LEAST_IDLE_MINUTES = 15
 LOGIN_VARIABLE = "FLAUTIM_LAB_LOGIN"
 PASSWORDS = {
     "FLAUTIM_LAB_LOGIN_PASSWORD": "with which users log in",
@@ -57,6 +60,8 @@ class Settings:
         What a notebook pod may use: cores, and bytes as KubeSpawner writes them (``2G``).
     home_size : str
         Of a user's volume, as Kubernetes writes it.
+    idle_minutes : int
+        After which a notebook that nobody uses, and in which nothing computes, is ended; 0: never.
     storage_class : str or None
         Of a user's volume; the cluster's own choice by default.
     """
@@ -67,6 +72,7 @@ class Settings:
     passwords: tuple[str, str] | None = field(default=None, repr=False)
     oidc: Oidc | None = None
     service_url: str | None = None
+    idle_minutes: int = 60
     notebook_image: str = "flautim-lab-notebook:0.1.0"
     image_pull_policy: str = "IfNotPresent"
     cpu: float = 1.0
@@ -147,6 +153,7 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "memory": "FLAUTIM_LAB_NOTEBOOK_MEMORY",
         "home_size": "FLAUTIM_LAB_HOME_SIZE",
         "storage_class": "FLAUTIM_LAB_STORAGE_CLASS",
+        "idle_minutes": "FLAUTIM_LAB_IDLE_MINUTES",
         "service_url": "FLAUTIM_LAB_SERVICE_ADDRESS",
     }
     given: dict[str, Any] = {
@@ -159,6 +166,14 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
             raise SettingsError(
                 f"{names['cpu']} must be a number of cores, such as 0.5, not {given['cpu']!r}"
             ) from None
+    if "idle_minutes" in given:
+        text = given["idle_minutes"]
+        if not re.fullmatch("[0-9]{1,6}", text, re.ASCII) or 0 < int(text) < LEAST_IDLE_MINUTES:
+            raise SettingsError(
+                f"{names['idle_minutes']} must be a whole number of minutes from "
+                f"{LEAST_IDLE_MINUTES} on, or 0 for never, not {text!r}"
+            )
+        given["idle_minutes"] = int(text)
     if "memory" in given:
         try:
             amount(given["memory"])

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jupyterhub.user import User
+
 from hub_config import login
 from hub_config.places import Places
 from hub_config.settings import Settings
@@ -12,7 +14,8 @@ c = get_config()  # noqa: F821 - given by traitlets
 settings = Settings.of_environment(os.environ)
 places = Places(settings.institutions, "http://127.0.0.1:1/places", settings.service_token)
 login.by_provider(c, places, settings.oidc)
-c.Authenticator.auth_refresh_age = 1  # second
+# Claims are read again at every request; after minutes, where nothing is tested.
+User._auth_refreshed = property(lambda self: None, lambda self, when: None)
 
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{os.environ['HUB_PORT']}"
 c.JupyterHub.bind_url = f"http://127.0.0.1:{os.environ['HUB_PUBLIC_PORT']}"

@@ -325,6 +325,26 @@ def test_a_hub_that_restarts_leaves_everything_running(config: Config):
     assert hub.cookie_secret_file.startswith("/flautim/hub/")
 
 
+# --- idle notebooks ------------------------------------------------------------------------------
+
+
+def test_idle_notebooks_are_ended_unless_told_not_to(config, environment, monkeypatch):
+    (culler,) = [each for each in config.JupyterHub.services if each["name"] == "idle-culler"]
+    assert "--timeout=3600" in culler["command"]
+    assert "--url=http://127.0.0.1:8081/hub/api" in culler["command"]
+    (role,) = [each for each in config.JupyterHub.load_roles if each["name"] == "idle-culler"]
+    assert not any("admin" in scope or "token" in scope for scope in role["scopes"])
+    never = read(environment | {"FLAUTIM_LAB_IDLE_MINUTES": "0"}, monkeypatch).JupyterHub
+    assert [each["name"] for each in never.services] == ["flautim-lab"]
+    assert "idle-culler" not in {each["name"] for each in never.load_roles}
+
+
+def test_a_notebooks_server_counts_what_computes(spawner):
+    _, pod = pod_of(spawner, "ana", "ufmg")
+    (container,) = pod["spec"]["containers"]
+    assert "--ServerApp.jpserver_extensions=flautim_lab.jupyter.activity=True" in container["args"]
+
+
 # --- the institution's data ----------------------------------------------------------------------
 
 
