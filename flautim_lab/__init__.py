@@ -26,6 +26,7 @@ _HOMES = {
     "Experiment": "experiment.experiment",
     "CSVDataset": "experiment.csv_dataset",
     "HomeDataset": "experiment.home_dataset",
+    "ask_for_data": "catalog.asking",
     "Cluster": "runners.cluster",
     "evenly": "experiment.partition",
     "by_label": "experiment.partition",
@@ -36,6 +37,7 @@ _HOMES = {
     "open_catalog": "catalog.opening",
     "register_dataset": "catalog.registering",
     "dataset": "catalog.loading",
+    "home_dataset": "catalog.at_home",
     "model": "catalog.loading",
     "saved_experiment": "catalog.loading",
     "run_saved": "runners.saved",
@@ -95,6 +97,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "__version__",
+    "ask_for_data",
     "attach",
     "by_column",
     "by_label",
@@ -104,6 +107,7 @@ __all__ = [
     "differences",
     "evenly",
     "export",
+    "home_dataset",
     "load_ipython_extension",
     "model",
     "open_catalog",
@@ -119,6 +123,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from flautim_lab.catalog.asking import ask_for_data
+    from flautim_lab.catalog.at_home import home_dataset
     from flautim_lab.catalog.loading import dataset, model, saved_experiment
     from flautim_lab.catalog.opening import open_catalog
     from flautim_lab.catalog.registering import register_dataset

@@ -25,7 +25,8 @@ class Action(StrEnum):
     CHANGE_PROJECT = "change project"  # name, description, members, archive, remove
     SEE_DATASETS = "see datasets"  # schema and size
     REGISTER_DATASETS = "register datasets"
-    GRANT_DATASETS = "grant datasets"
+    GRANT_DATASETS = "grant datasets"  # answer requests, see and stop what reads them
+    SEE_AUDIT = "see audit"
     SEE_WORK = "see work"  # models, experiments and runs of a project
     DO_WORK = "do work"  # save and run them
 
@@ -58,6 +59,7 @@ _ROWS: dict[Action, tuple[Scope, Scope, Scope, Scope, Scope]] = {
     Action.SEE_DATASETS: (_NO, _INSTITUTION, _INSTITUTION, _INSTITUTION, _NO),
     Action.REGISTER_DATASETS: (_NO, _NO, _INSTITUTION, _NO, _NO),
     Action.GRANT_DATASETS: (_NO, _NO, _INSTITUTION, _NO, _NO),
+    Action.SEE_AUDIT: (_NO, _NO, _INSTITUTION, _INSTITUTION, _ANY),
     Action.SEE_WORK: (_PROJECT, _INSTITUTION, _INSTITUTION, _INSTITUTION, _NO),
     Action.DO_WORK: (_PROJECT, _PROJECT, _PROJECT, _NO, _NO),
 }

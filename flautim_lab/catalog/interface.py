@@ -18,11 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flautim_lab.catalog.things import (
+    Answer,
+    AuditEntry,
     Column,
     Dataset,
     DatasetVersion,
     ExperimentVersion,
     Grant,
+    GrantRequest,
     Institution,
     Me,
     ModelVersion,
@@ -31,7 +34,9 @@ from flautim_lab.catalog.things import (
     Project,
     Role,
     RunLink,
+    RunUse,
 )
+from flautim_lab.experiment.code import Code
 
 PER_PAGE = 20
 MOST_PER_PAGE = 100
@@ -180,10 +185,24 @@ class Catalog(Protocol):
         What equals the newest version makes no new one: that is returned.
         """
 
+    def published(
+        self, search: str = "", *, page: int = 1, per_page: int = PER_PAGE
+    ) -> Page[Dataset]:
+        """Return the datasets of all institutions that may be asked for."""
+
     def change_dataset(
-        self, ref: str, *, description: str | None = None, archived: bool | None = None
+        self,
+        ref: str,
+        *,
+        description: str | None = None,
+        archived: bool | None = None,
+        published: bool | None = None,
     ) -> Dataset:
-        """Change what is given of a dataset; its versions never change."""
+        """Change what is given of a dataset; its versions never change.
+
+        Schema and size of a ``published`` one are seen by users of all institutions, who may ask
+        for it.
+        """
 
     def remove_dataset(self, ref: str) -> None:
         """Remove a dataset that no run used, or with ``@version`` that version."""
@@ -197,8 +216,49 @@ class Catalog(Protocol):
     def end_grant(self, grant_id: int) -> Grant:
         """End a grant now; once more changes nothing."""
 
-    def granted(self, dataset: str, project: str) -> bool:
-        """Return whether a project may use a dataset now."""
+    def granted(self, dataset: str, project: str, *, code: str = "") -> bool:
+        """Return whether a project may use a dataset now: any code of it, or the one of a hash."""
+
+    def ask_grant(
+        self,
+        dataset: str,
+        project: str,
+        *,
+        experiment: str = "",
+        code: Code | None = None,
+        settings: Mapping[str, Any] | None = None,
+        note: str = "",
+    ) -> GrantRequest:
+        """Ask a dataset's owners for it, with the code that is to read it.
+
+        ``experiment`` is a saved one; else ``code`` and ``settings`` are those of a notebook's. The
+        same once more is no second request; one that waits with other code is withdrawn.
+        """
+
+    def grant_requests(
+        self,
+        *,
+        institution: str = "",
+        project: str = "",
+        waiting: bool = False,
+        page: int = 1,
+        per_page: int = PER_PAGE,
+    ) -> Page[GrantRequest]:
+        """Return what an institution is asked for, or what a project asks for, the newest first.
+
+        Without the code: :meth:`grant_request` has it.
+        """
+
+    def grant_request(self, request_id: int) -> GrantRequest:
+        """Return a request with its code, and the code that was said yes to last."""
+
+    def answer_request(
+        self, request_id: int, answer: Answer, *, until: float | None = None, reason: str = ""
+    ) -> GrantRequest:
+        """Say yes for this code, yes for any code of the project, or no."""
+
+    def withdraw_request(self, request_id: int) -> GrantRequest:
+        """Take a request back that was not answered yet; once more changes nothing."""
 
     # --- models and experiments -----------------------------------------------------------
 
@@ -252,10 +312,13 @@ class Catalog(Protocol):
         details: str = "",
         source: str = "",
         key: str = "",
+        more_datasets: Sequence[str] = (),
     ) -> ExperimentVersion:
         """Keep an experiment: a new version where it differs from the newest one, else that one.
 
-        ``model`` and ``dataset`` are pinned to the versions that they mean now.
+        ``model`` and datasets are pinned to the versions that they mean now. ``more_datasets`` are
+        of further institutions. One that is published may be named before it is granted; it cannot
+        be run before.
         """
 
     def archive_experiment(self, ref: str, archived: bool = True) -> ExperimentVersion:
@@ -269,7 +332,7 @@ class Catalog(Protocol):
     def add_run(self, run_id: str, experiment: str) -> RunLink:
         """Note which versions a run is made with; once more changes nothing.
 
-        Refused where the dataset is neither the institution's own nor granted.
+        Refused where a dataset is neither the institution's own nor granted for this code.
         """
 
     def runs(
@@ -284,6 +347,24 @@ class Catalog(Protocol):
 
     def run(self, run_id: str) -> RunLink:
         """Return what a run was made with."""
+
+    def end_run(self, run_id: str) -> None:
+        """Note that a run of one's own reads no data any more; once more changes nothing."""
+
+    # --- what a data owner sees -----------------------------------------------------------
+
+    def uses(
+        self, institution: str, *, dataset: str = "", page: int = 1, per_page: int = PER_PAGE
+    ) -> Page[RunUse]:
+        """Return the runs that read an institution's datasets, or one of them, newest first."""
+
+    def stop_use(self, run_id: str) -> tuple[RunUse, ...]:
+        """Ask for the end of a run that reads one's institution's data; it ends in seconds."""
+
+    def audit(
+        self, institution: str, *, page: int = 1, per_page: int = PER_PAGE
+    ) -> Page[AuditEntry]:
+        """Return who did what to, or with, what is an institution's, the newest first."""
 
     # --- what the panel remembers ---------------------------------------------------------
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flautim_lab.catalog import opening
+from flautim_lab.catalog.at_home import at_home, is_on_volume
+from flautim_lab.catalog.code import MODEL_FILE
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.made_up import ROWS, made_up_rows
 from flautim_lab.catalog.registering import sha256_of
@@ -59,6 +61,11 @@ def dataset(
     version = (catalog or opening.open_catalog()).dataset(ref).latest
     if rows == REAL:
         return _made(version, _checked_file(version), options)
+    return _made_up(version, options)
+
+
+def _made_up(version: DatasetVersion, options: dict[str, Any]) -> Any:
+    """Return the dataset on rows made up to its schema."""
     frame = made_up_rows(version)
     if not version.class_name:
         return CSVDataset(frame, target=version.target, **{"name": _name(version)} | options)
@@ -99,21 +106,32 @@ def saved_experiment(ref: str, *, catalog: Catalog | None = None) -> Experiment:
     """
     opened = catalog or opening.open_catalog()
     version = opened.experiment(ref)
-    data, net = opened.dataset(version.dataset).latest, opened.model(version.model)
-    return assemble(data, net, version.settings, version.name)
+    data = [opened.dataset(each).latest for each in version.datasets]
+    return assemble(data, opened.model(version.model), version.settings, version.name)
 
 
 def assemble(
-    data: DatasetVersion, net: ModelVersion, settings: Mapping[str, Any], name: str = ""
+    data: Sequence[DatasetVersion],
+    net: ModelVersion,
+    settings: Mapping[str, Any],
+    name: str = "",
+    *,
+    rows: str = REAL,
 ) -> Experiment:
-    """Return the experiment of a dataset's version, a model's version and settings.
+    """Return the experiment of datasets' versions, a model's version and settings.
+
+    Several datasets, and one whose rows are on its institution's volume, are a
+    :class:`HomeDataset`: each institution trains on its own rows.
 
     Parameters
     ----------
-    data, net : DatasetVersion, ModelVersion
+    data : sequence of DatasetVersion
+    net : ModelVersion
     settings : mapping
         As :class:`~flautim_lab.catalog.things.ExperimentVersion` has them; ``on`` is left out.
     name : str, optional
+    rows : {"real", "made up"}
+        Made-up ones try it out before the data are granted.
 
     Raises
     ------
@@ -121,7 +139,17 @@ def assemble(
         If it cannot be made.
     """
     values = {key: value for key, value in settings.items() if key != "on"}
-    dataset = _made(data, _checked_file(data), dict(values.pop("dataset_args", {})))
+    options = dict(values.pop("dataset_args", {}))
+    if len(data) > 1 or is_on_volume(data[0]):
+        dataset: Any = at_home(data, options)
+        if rows == MADE_UP:
+            dataset.root = None
+        for each in data if dataset.root is not None else ():
+            _checked_file(each)
+    elif rows == MADE_UP:
+        dataset = _made_up(data[0], options)
+    else:
+        dataset = _made(data[0], _checked_file(data[0]), options)
     if "partition" in values:
         values["partition"] = Partition.from_settings(values["partition"])
     model = _class(net.source, "model", net.class_name, net.ref)
@@ -164,7 +192,8 @@ def _class(source: str, kind: str, name: str, ref: str) -> type:
     error: type[CatalogError | ModelError | DatasetError]
     error = ModelError if kind == "model" else DatasetError
     try:
-        module = import_file(digest, {f"{kind}.py": source}, f"{kind}.py")
+        file = MODEL_FILE if kind == "model" else f"{kind}.py"
+        module = import_file(digest, {file: source}, file)
     except MemoryError:
         raise error(f"there is not memory enough to run the source of {ref}") from None
     except Exception as reason:

@@ -121,6 +121,7 @@ datasets = sa.Table(
     _text("description"),
     _flag("archived", False),
     sa.Column("last", sa.Integer, nullable=False),  # the number given last, never given again
+    _flag("published", False),
     sa.UniqueConstraint("institution_id", "key"),
 )
 
@@ -149,6 +150,28 @@ grants = sa.Table(
     _time("given"),
     _time("until", nullable=True),
     _time("ended", nullable=True),
+    _text("code"),
+)
+
+grant_requests = sa.Table(
+    "grant_requests",
+    metadata,
+    _id(),
+    _of("datasets"),
+    _of("projects"),
+    _text("experiment"),
+    _name("code"),
+    _text("files"),
+    _text("roles"),  # which name in which file is the model, and so on
+    _text("guards"),
+    _text("settings"),
+    _text("note"),
+    _name("asked_by"),
+    _time("asked"),
+    _name("answer"),  # see things.Answer
+    _name("answered_by"),
+    _time("answered", nullable=True),
+    _text("reason"),
 )
 
 models = sa.Table(
@@ -207,6 +230,23 @@ experiment_versions = sa.Table(
     ),
 )
 
+experiment_datasets = sa.Table(
+    "experiment_datasets",  # those beside the first one
+    metadata,
+    _of("experiments", key=True),
+    _version(),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    _of("datasets"),
+    sa.Column("dataset_number", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["experiment_id", "number"],
+        ["experiment_versions.experiment_id", "experiment_versions.number"],
+    ),
+    sa.ForeignKeyConstraint(
+        ["dataset_id", "dataset_number"], ["dataset_versions.dataset_id", "dataset_versions.number"]
+    ),
+)
+
 run_links = sa.Table(
     "run_links",  # the records have runs, and may be in the same database
     metadata,
@@ -219,6 +259,34 @@ run_links = sa.Table(
         ["experiment_id", "experiment_number"],
         ["experiment_versions.experiment_id", "experiment_versions.number"],
     ),
+)
+
+run_uses = sa.Table(
+    "run_uses",  # which datasets a run reads, for their owners
+    metadata,
+    _name("run_id", key=True),
+    _of("datasets", key=True),
+    sa.Column("dataset_number", sa.Integer, nullable=False),
+    _name("project"),  # references: a project that is removed does not take this with it
+    _name("code"),
+    _name("started_by"),
+    _time("started"),
+    _time("ended", nullable=True),
+    _time("stop_asked", nullable=True),
+    _name("stop_asked_by"),
+    sa.Index("ix_run_uses_dataset_id", "dataset_id"),
+)
+
+audit = sa.Table(
+    "audit",  # only ever added to: it outlives the institution itself
+    metadata,
+    _id(),
+    sa.Column("institution", _Name, nullable=False, index=True),
+    _time("time"),
+    _name("user"),
+    _name("action"),
+    _text("about"),
+    _text("details"),
 )
 
 remembered = sa.Table(

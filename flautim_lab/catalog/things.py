@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
+from flautim_lab.experiment.code import Code
+
 T = TypeVar("T")
 
 
@@ -213,7 +215,13 @@ class DatasetVersion:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of an institution, with its newest version."""
+    """A dataset of an institution, with its newest version.
+
+    Attributes
+    ----------
+    published : bool
+        Whether people of other institutions see its schema and size, and may ask for it.
+    """
 
     ref: str
     institution: str
@@ -221,6 +229,7 @@ class Dataset:
     description: str
     archived: bool
     latest: DatasetVersion
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +247,9 @@ class Grant:
         When it ends by itself.
     ended : float or None
         When somebody ended it.
+    code : str
+        The hash of the one code that may (:class:`~flautim_lab.experiment.code.Code`); ``""`` where
+        any code of the project may.
     """
 
     id: int
@@ -247,6 +259,122 @@ class Grant:
     given: float
     until: float | None = None
     ended: float | None = None
+    code: str = ""
+
+
+class Answer(StrEnum):
+    """What became of a request for a dataset."""
+
+    WAITING = "waiting"
+    THIS_CODE = "this code"
+    ANY_CODE = "any code"  # of the project
+    NO = "no"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True)
+class GrantRequest:
+    """That a project asks for a dataset, with the code that is to read it.
+
+    What was asked for never changes: what its owner reads is what may run.
+
+    Attributes
+    ----------
+    id : int
+    dataset, project : str
+        References, without a version.
+    experiment : str
+        The saved experiment that it is for, with its version; ``""`` for one of a notebook.
+    code_hash : str
+    code : Code or None
+        Left out in lists.
+    settings : mapping
+        All of them, for reading; left out in lists.
+    note : str
+        To the data owner.
+    asked_by : str
+    asked : float
+    answer : Answer
+    answered_by : str
+    answered : float or None
+    reason : str
+        Of a no.
+    before : Code or None
+        The code that was said yes to last, for this dataset and project.
+    before_settings : mapping
+        Of that.
+    """
+
+    id: int
+    dataset: str
+    project: str
+    experiment: str
+    code_hash: str
+    note: str
+    asked_by: str
+    asked: float
+    code: Code | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    answer: Answer = Answer.WAITING
+    answered_by: str = ""
+    answered: float | None = None
+    reason: str = ""
+    before: Code | None = None
+    before_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunUse:
+    """That a run reads a dataset, as its data owner sees it.
+
+    Attributes
+    ----------
+    run_id : str
+    dataset : str
+        With its version.
+    project : str
+    code : str
+        The hash of the code that it runs.
+    started_by : str
+    started : float
+    ended : float or None
+        None as long as nothing is known of its end.
+    stop_asked : float or None
+        When its end was asked for, and by whom.
+    stop_asked_by : str
+    """
+
+    run_id: str
+    dataset: str
+    project: str
+    code: str
+    started_by: str
+    started: float
+    ended: float | None = None
+    stop_asked: float | None = None
+    stop_asked_by: str = ""
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """That somebody did something to, or with, what is an institution's.
+
+    Attributes
+    ----------
+    time : float
+    user : str
+    action : str
+        In words, such as ``"ran"``.
+    about : str
+        A reference, or the id of a run.
+    details : mapping
+    """
+
+    time: float
+    user: str
+    action: str
+    about: str
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -287,6 +415,8 @@ class ExperimentVersion:
         What ``lab.Experiment`` is given beside dataset and model, and ``on``, as JSON holds it.
     source : str
         The file of hyperparameters as it was uploaded, or ``""``.
+    more_datasets : tuple of str
+        Those of further institutions, with versions: each trains on its own rows.
     """
 
     ref: str
@@ -301,6 +431,12 @@ class ExperimentVersion:
     created: float = 0.0
     created_by: str = ""
     used: bool = False
+    more_datasets: tuple[str, ...] = ()
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """All its datasets, the first one first."""
+        return (self.dataset, *self.more_datasets)
 
 
 @dataclass(frozen=True)
@@ -312,6 +448,9 @@ class RunLink:
     run_id : str
     experiment, model, dataset : str
         References with versions.
+    more_datasets : tuple of str
+    stop_asked_by : str
+        The data owner who asked for its end, or ``""``.
     """
 
     run_id: str
@@ -321,3 +460,5 @@ class RunLink:
     dataset: str
     started_by: str
     created: float
+    more_datasets: tuple[str, ...] = ()
+    stop_asked_by: str = ""

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flautim_lab.errors import DatasetError
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import tensors
 from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.loops import NO_CONTEXT, class_numbers, is_pair
 from flautim_lab.experiment.streams import numpy_stream
+from flautim_lab.names import count
 
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
@@ -47,6 +49,22 @@ def split_rows(rows: np.ndarray, validation: float, seed: int, client: int) -> R
         held = max(held, 1)
     order = numpy_stream(seed, "validation", client=client).permutation(len(rows))
     return Rows(train=np.sort(rows[order[held:]]), validation=np.sort(rows[order[:held]]))
+
+
+def deal_rows(rows: int, number: int, of: int, seed: int) -> np.ndarray:
+    """Return which of a table's rows one of some clients holds: all of a sole one.
+
+    Raises
+    ------
+    DatasetError
+        If there are fewer than two for each.
+    """
+    if of > 1 and rows < 2 * of:
+        raise DatasetError(
+            f"{count(rows, 'row')} cannot be dealt out among {of} clients, which need two each; "
+            "ask for fewer clients"
+        )
+    return np.sort(numpy_stream(seed, "home").permutation(rows)[number::of])
 
 
 @dataclass(frozen=True)
@@ -213,10 +231,17 @@ class ClientData:
         The client's number.
     device : torch.device, optional
         Where tensors are kept; the CPU by default.
+    at_home : bool
+        Whether rows that stay with institutions are read, rather than the sample of them.
     """
 
     def __init__(
-        self, experiment: Experiment, client: int, device: torch.device | None = None
+        self,
+        experiment: Experiment,
+        client: int,
+        device: torch.device | None = None,
+        *,
+        at_home: bool = True,
     ) -> None:
         self.client = client
         self._experiment = experiment
@@ -224,9 +249,11 @@ class ClientData:
         self._rows = experiment.splits[client]
         #: Inputs and targets of which ``_rows`` are numbers; None where items are read one by one.
         self._whole = tensors(experiment.dataset)
-        if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.is_home():
-            self._whole = experiment.dataset.rows_of(client)
-            own = np.arange(len(self._whole[1]))
+        dataset = experiment.dataset
+        if at_home and isinstance(dataset, HomeDataset) and dataset.folder() is not None:
+            place, number, of = dataset.place(client, len(experiment.splits))
+            self._whole = dataset.rows_at(place)
+            own = deal_rows(len(self._whole[1]), number, of, experiment.seed)
             self._rows = split_rows(own, experiment.validation, experiment.seed, client)
         self._scale: Scale | None = None
         self._parts: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.client_data import Rows, split_rows
 from flautim_lab.experiment.datasets import DatasetInfo, column, describe, make_dataset
 from flautim_lab.experiment.frozen import frozen_in_words
-from flautim_lab.experiment.home_dataset import HomeDataset, check_homes
+from flautim_lab.experiment.home_dataset import HomeDataset, check_homes, home_names
 from flautim_lab.experiment.model_check import ModelFacts, check_model
 from flautim_lab.experiment.partition import Assignment, Evenly, Partition, evenly
 from flautim_lab.experiment.strategies import STRATEGIES, check_strategy, client_halves
@@ -445,7 +445,7 @@ class Experiment:
         if isinstance(self.dataset, HomeDataset):
             # Each client has the sample here, and rows of its own where it trains.
             sample = np.arange(self.info.rows)
-            assignment = Assignment((sample,) * clients, tuple(self.dataset.homes))
+            assignment = Assignment((sample,) * clients, home_names(self.dataset, clients))
         else:
             assignment = self.partition.assign(
                 self.info.rows, clients, self.seed, self.info.targets, read

@@ -24,7 +24,10 @@ DATA_VARIABLE = "FLAUTIM_LAB_DATA"
 
 
 class HomeDataset(CSVDataset):
-    """A table of which each institution keeps its own rows; one client is one institution.
+    """A table of which each institution keeps its own rows.
+
+    One client is one institution, unless there are to be more: then each institution's rows are
+    dealt out among as many clients of its own.
 
     What is given here is a sample with the same columns: rows made up, or rows that may be shown.
     Code is written and checked against it, and where a run has no data volumes (``local``,
@@ -43,6 +46,9 @@ class HomeDataset(CSVDataset):
         Where each institution has its table: a relative path on its volume, by the name of the
         institution (on a cluster of one's own: of the namespace). The clients are numbered in this
         order.
+    root : str, optional
+        A folder of this machine under which all these paths are: then each client reads its own
+        table here too, and there is no rehearsal.
     **settings
         Those of :class:`CSVDataset`.
 
@@ -64,25 +70,31 @@ class HomeDataset(CSVDataset):
         target: str | None = None,
         *,
         homes: Mapping[str, str],
+        root: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(data, target, **settings)
         self.homes = _check_homes(homes)
+        self.root = root
+        self._read_already: dict[str, tuple[Tensor, Tensor]] = {}
 
     def settings(self) -> dict[str, Any]:
         """Return those of a table, and ``homes`` as pairs: their order numbers the clients."""
-        return super().settings() | {"homes": [list(pair) for pair in self.homes.items()]}
+        homes = {"homes": [list(pair) for pair in self.homes.items()]}
+        return super().settings() | homes | ({"root": self.root} if self.root is not None else {})
 
-    def place(self, client: int) -> str:
-        """Return the institution of a client."""
-        return list(self.homes)[client]
+    def place(self, client: int, clients: int) -> tuple[str, int, int]:
+        """Return the institution of a client, which of its clients that is, and of how many."""
+        share, number = divmod(client, clients // len(self.homes))
+        return list(self.homes)[share], number, clients // len(self.homes)
 
-    def is_home(self) -> bool:
-        """Whether this process is a worker with a data volume."""
-        return bool(os.environ.get(DATA_VARIABLE))
+    def folder(self) -> Path | None:
+        """Return where the institution's tables are, if this process can read them."""
+        volume = os.environ.get(DATA_VARIABLE)
+        return Path(volume) if volume else None if self.root is None else Path(self.root)
 
-    def rows_of(self, client: int) -> tuple[Tensor, Tensor]:
-        """Return the rows of a client: its institution's where they are, else the sample's.
+    def rows_at(self, place: str) -> tuple[Tensor, Tensor]:
+        """Return the rows of an institution where they are, else the sample's.
 
         Returns
         -------
@@ -96,10 +108,15 @@ class HomeDataset(CSVDataset):
             If the institution's table is not there, or is not as the sample is. It names columns
             and counts, never a value.
         """
-        if not self.is_home():
+        folder = self.folder()
+        if folder is None:
             return self.features, self.targets
-        place = self.place(client)
-        path = Path(os.environ[DATA_VARIABLE]) / self.homes[place]
+        if place not in self._read_already:  # its clients share one table
+            self._read_already[place] = self._table(folder, place)
+        return self._read_already[place]
+
+    def _table(self, folder: Path, place: str) -> tuple[Tensor, Tensor]:
+        path = folder / self.homes[place]
         shown = f"the table of {place}"
         if not path.is_file():
             raise DatasetError(
@@ -144,7 +161,7 @@ class HomeDataset(CSVDataset):
                 f"{shown} has {count(int((~known).sum()), 'row')} of a class of {self.target!r} "
                 f"that the sample does not have; its classes are: {', '.join(self.classes)}"
             )
-        return torch.from_numpy(texts.map(numbers).to_numpy(np.int64))
+        return torch.from_numpy(texts.map(numbers).to_numpy(np.int64, copy=True))
 
 
 def _class_name(value: Any) -> str:
@@ -193,25 +210,35 @@ def _check_homes(homes: Any) -> dict[str, str]:
 def check_homes(dataset: HomeDataset, clients: Any, partitioned: bool, centralized: bool) -> int:
     """Return how many clients there are; refuse what would move rows between homes.
 
+    Each home has the same number of clients, one by default.
+
     Raises
     ------
     DatasetError
-        If another number of clients, a partition, or a centralized baseline is asked for.
+        If another number of clients than a multiple of the homes, a partition, or a centralized
+        baseline is asked for.
     """
     homes = len(dataset.homes)
-    if clients is not None and clients != homes:
+    several = isinstance(clients, int) and clients > 0 and clients % homes == 0
+    if clients is not None and not several:
         raise DatasetError(
-            f"the rows stay in {count(homes, 'home')}, one client each; leave clients out (it is "
-            f"{clients!r})"
+            f"the rows stay in {count(homes, 'home')}, each with as many clients; give a multiple "
+            f"of {homes}, or leave clients out (it is {clients!r})"
         )
     if partitioned:
         raise DatasetError(
-            "the rows stay with their institutions, one client each; leave partition out, or use "
-            "lab.CSVDataset to share out rows that are here"
+            "the rows stay with their institutions, where they are dealt out evenly; leave "
+            "partition out, or use lab.CSVDataset to share out rows that are here"
         )
     if centralized:
         raise DatasetError(
             "the rows stay with their institutions, so there is no centralized baseline; use "
             "lab.CSVDataset on the sample for one"
         )
-    return homes
+    return homes if clients is None else int(clients)
+
+
+def home_names(dataset: HomeDataset, clients: int) -> tuple[str, ...]:
+    """Return the names of the clients: of the institution, and a number where it has several."""
+    places = [dataset.place(client, clients) for client in range(clients)]
+    return tuple(f"{home} {number + 1}" if of > 1 else home for home, number, of in places)

@@ -113,7 +113,8 @@ def check_model(experiment: Experiment) -> ModelFacts:
 def _small_batch(experiment: Experiment, rows: int = CHECKED_ROWS) -> tuple[Any, bool]:
     """Return a batch, and whether reading it draws from the process-wide generators."""
     largest = max(range(len(experiment.splits)), key=lambda c: len(experiment.splits[c].train))
-    data = ClientData(experiment, largest)
+    # A worker has the rows of its own institution alone: the sample is the same everywhere.
+    data = ClientData(experiment, largest, at_home=False)
     if isinstance(experiment.dataset, CSVDataset) and experiment.dataset.standardize:
         data.use_scale(data.sums().scale())
     private = PrivateGlobals(stream_seed(experiment.seed, "check"))

@@ -93,6 +93,11 @@ class RunPods:
         How long ended jobs stay to be looked at.
     data : mapping of str to str
         The claim of the volume that the workers of a namespace read, for rows that stay there.
+    tables : mapping of str to sequence of str
+        The paths on that volume that they see, and nothing beside them; all of it where a
+        namespace is not named.
+    homes : mapping of str to str
+        How the experiment names a namespace, where that is another name.
     faults : sequence of mapping
         What the server is to do to itself on purpose, see ``runners/faults.py``.
     """
@@ -114,6 +119,8 @@ class RunPods:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
     faults: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
@@ -166,7 +173,11 @@ class RunPods:
 
     def facts(self) -> dict[str, Any]:
         """Return what every process of the run is told."""
-        places = [space for space, number in self.blocks.items() for _ in range(number)]
+        places = [
+            self.homes.get(space, space)
+            for space, number in self.blocks.items()
+            for _ in range(number)
+        ]
         return {
             "run_id": self.run_id,
             "slots": self.slots,
@@ -311,7 +322,7 @@ def make_worker_job(
     ]
     pod = make_pod(run, namespace, WORKER, container, parts, "Never")
     if namespace in run.data:
-        _mount_data(pod, run.data[namespace])
+        _mount_data(pod, run.data[namespace], run.tables.get(namespace, ()))
     rules = [
         k8s.V1PodFailurePolicyRule(
             action="Ignore",
@@ -481,13 +492,17 @@ def make_pod(
     )
 
 
-def _mount_data(pod: k8s.V1PodTemplateSpec, claim: str) -> None:
-    """Let a pod's only container read an institution's volume; nobody writes to it."""
+def _mount_data(pod: k8s.V1PodTemplateSpec, claim: str, tables: Sequence[str]) -> None:
+    """Let a pod's only container read an institution's volume, or some of it; nobody writes."""
     source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
     pod.spec.volumes.append(k8s.V1Volume(name="data", persistent_volume_claim=source))
     (container,) = pod.spec.containers
-    mount = k8s.V1VolumeMount(name="data", mount_path=DATA, read_only=True)
-    container.volume_mounts.append(mount)
+    whole: list[tuple[str, str | None]] = [(DATA, None)]
+    mounts = [(f"{DATA}/{path}", path) for path in tables] or whole
+    container.volume_mounts += [
+        k8s.V1VolumeMount(name="data", mount_path=where, sub_path=path, read_only=True)
+        for where, path in mounts
+    ]
     container.env.append(k8s.V1EnvVar(name=DATA_VARIABLE, value=DATA))
 
 

@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +62,16 @@ class Estimate:
 
 
 def check_apart(
-    data: DatasetVersion, net: ModelVersion, settings: Mapping[str, Any], name: str = ""
+    data: Sequence[DatasetVersion],
+    net: ModelVersion,
+    settings: Mapping[str, Any],
+    name: str = "",
+    *,
+    rows: str = "real",
 ) -> Estimate:
-    """Check an experiment in a process of its own.
+    """Check an experiment in a process of its own; on made-up rows before the data are granted.
+
+    Parameters are those of :func:`flautim_lab.catalog.loading.assemble`.
 
     Raises
     ------
@@ -73,10 +80,11 @@ def check_apart(
         than two minutes, or dies.
     """
     question = {
-        "data": asdict(data),
+        "data": [asdict(each) for each in data],
         "net": asdict(net),
         "settings": dict(settings),
         "name": name,
+        "rows": rows,
     }
     told = ask_apart("flautim_lab.runners.check", question, LIMIT_SECONDS)
     held = tuple((name, tuple(rows)) for name, rows in told.pop("held"))
@@ -167,20 +175,17 @@ def _limit() -> None:
 def main() -> int:
     """Answer the question on the input."""
     question = json.loads(sys.stdin.read())
-    data = dict(question["data"])
-    data["columns"] = tuple(
-        Column(**(one | {"values": tuple(one["values"])})) for one in data["columns"]
-    )
     said, sys.stdout = sys.stdout, sys.stderr  # what the code prints is no answer of ours
     try:
         _limit()
         from flautim_lab.catalog.loading import assemble
 
         experiment = assemble(
-            DatasetVersion(**data),
+            [_version(each) for each in question["data"]],
             ModelVersion(**question["net"]),
             question["settings"],
             question["name"],
+            rows=question["rows"],
         )
         found = asdict(estimate(experiment))
     except FlautimError as error:
@@ -193,6 +198,11 @@ def main() -> int:
         sys.stdout = said
     answer(found)
     return 0
+
+
+def _version(told: Mapping[str, Any]) -> DatasetVersion:
+    columns = [Column(**(one | {"values": tuple(one["values"])})) for one in told["columns"]]
+    return DatasetVersion(**{**told, "columns": tuple(columns)})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flautim_lab.errors import ExperimentError
@@ -60,6 +61,9 @@ class Cluster:
     data : mapping of str to str
         For a :class:`HomeDataset`: the PersistentVolumeClaim of each institution's (namespace's)
         data, which its workers mount read-only.
+    project : str, optional
+        In a hub, the project for which such rows are read, as ``"ufmg/vision"``: the hub knows
+        where they are, and whether their owners granted them.
     node_selector, tolerations, priority_class
         As in a pod's own specification.
 
@@ -85,6 +89,7 @@ class Cluster:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    project: str | None = None
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
@@ -224,7 +229,14 @@ class ClusterRun:
         self._archive = self.folder.path / "experiment.tar.gz"
         self._begun = self.folder.path / BEGUN
 
-    def prepare(self, run_id: str, archive: bytes, clients: int, cluster: Cluster) -> None:
+    def prepare(
+        self,
+        run_id: str,
+        archive: bytes,
+        clients: int,
+        cluster: Cluster,
+        homes: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
+    ) -> None:
         """Write what the objects are made from: the experiment, new keys, and the settings.
 
         Parameters
@@ -234,6 +246,9 @@ class ClusterRun:
             The experiment, see :func:`flautim_lab.runners.pod_files.pack`.
         clients : int
         cluster : Cluster
+        homes : mapping of str to (str, sequence of str)
+            Of a namespace with data, where a hub's service makes the pods: the institution that it
+            is, and the paths on its volume that may be read.
 
         Raises
         ------
@@ -244,7 +259,11 @@ class ClusterRun:
         from flautim_lab.training.keys import make_server_files, make_worker_key
 
         api = Api(cluster.context)
-        pods = cluster.pods(run_id, clients, api.namespace)
+        pods = dataclasses.replace(
+            cluster.pods(run_id, clients, api.namespace),
+            homes={space: name for space, (name, _) in homes.items()},
+            tables={space: list(paths) for space, (_, paths) in homes.items()},
+        )
         api.check_access(api.spaces(pods))
         self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self._archive, archive)

@@ -108,7 +108,7 @@ def run(
     pods: ClusterRun | ServiceRun | None = None
     if cluster is not None:
         if isinstance(experiment.dataset, HomeDataset):
-            cluster.check_homes(experiment.dataset.homes)
+            cluster = _at_homes(experiment.dataset, cluster, len(experiment.splits))
         pods = (ServiceRun if service.is_at_hand(cluster) else ClusterRun)(folder)
         try:
             pods.prepare(run_id, pack(experiment), len(experiment.splits), cluster)
@@ -159,6 +159,19 @@ def run(
     if os.environ.get(BATCH_VARIABLE):
         started.wait()
     return started
+
+
+def _at_homes(dataset: HomeDataset, cluster: Cluster, clients: int) -> Cluster:
+    """Return where rows that stay at home are trained on; refuse a place without workers."""
+    if dataset.root is not None:
+        raise ExperimentError(
+            f"the rows are files of this machine (under {dataset.root!r}), which pods do not see; "
+            "run on='local' or 'processes', or register them on their institutions' volumes"
+        )
+    if service.is_at_hand(cluster):
+        return service.at_homes(cluster, dataset.homes, clients)
+    cluster.check_homes(dataset.homes)
+    return cluster
 
 
 def _on_cluster(

@@ -12,13 +12,20 @@ import os
 import shutil
 import tarfile
 import tempfile
-from pathlib import Path
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from flautim_lab.errors import ExperimentError
+from flautim_lab.errors import BundleError, ExperimentError
+from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.experiment.code import Code
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 
 MOST_BYTES = 20 * 2**20
+MOST_UNPACKED = 256 * 2**20
 FOLDER = "experiment"
 
 
@@ -64,8 +71,76 @@ def pack_folder(folder: Path) -> bytes:
 
 def unpack_bytes(packed: bytes, folder: Path) -> None:
     """Write what :func:`pack_folder` returned into a folder; nothing outside of it."""
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed)), mode="r:") as archive:
         archive.extractall(folder, filter="data")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What an archive says, without running anything in it.
+
+    Attributes
+    ----------
+    code : Code
+    settings : mapping
+        All of the experiment's.
+    homes : mapping of str to str
+        Of rows that stay with institutions: the path of each one's table, by its name.
+    """
+
+    code: Code
+    settings: Mapping[str, Any]
+    homes: Mapping[str, str]
+
+
+def read_packed(packed: bytes) -> Packed:
+    """Read what :func:`pack` returned: the same as a pod will, and nothing that a pod would not.
+
+    Raises
+    ------
+    ExperimentError
+        If it is no such archive, or holds something beside the experiment.
+    """
+    try:
+        files = _files(packed)
+        settings = json.loads(files.pop("experiment.json"))
+        index = json.loads(files.pop("bundle/bundle.json"))
+        files.pop("dataset.csv", None)
+        sources = {name.removeprefix("bundle/"): text.decode() for name, text in files.items()}
+        bundle = Bundle(sources, index["references"])
+        if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
+            raise ValueError("its source is another than its index says")
+        homes = dict(settings["dataset"].get("homes") or {})
+        return Packed(Code.of_bundle(bundle, settings), settings, homes)
+    except KeyError as error:
+        raise ExperimentError(f"the archive is no experiment: it has no {error}") from None
+    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+        raise ExperimentError(f"the archive is no experiment: {error}") from None
+    except (tarfile.TarError, zlib.error, RecursionError, BundleError) as error:
+        raise ExperimentError(f"the archive is no experiment: {error}") from None
+
+
+def _files(packed: bytes) -> dict[str, bytes]:
+    """Return the files of an archive by name: each once, and plain ones only.
+
+    What :func:`unpack_bytes` would write twice, or as a link, could be one thing here and another
+    in the pod.
+    """
+    with gzip.open(io.BytesIO(packed)) as stream:
+        content = stream.read(MOST_UNPACKED + 1)
+    if len(content) > MOST_UNPACKED:
+        raise ValueError(f"it holds more than {MOST_UNPACKED // 2**20} MiB")
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for member in archive:
+            if member.isdir() and PurePosixPath(member.name).parts[:1] == ("bundle",):
+                continue
+            source = archive.extractfile(member) if member.isreg() else None
+            plain = member.name == str(PurePosixPath(member.name)) and member.name not in found
+            if source is None or not plain or ".." in PurePosixPath(member.name).parts:
+                raise ValueError(f"{member.name!r} cannot be a file of it")
+            found[member.name] = source.read()
+    return found
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -6,15 +6,21 @@ run: the panel uses it, so that training never takes the kernel's time and outli
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+import threading
 
 from flautim_lab.catalog import opening
+from flautim_lab.catalog.code import saved_code
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.loading import assemble
-from flautim_lab.errors import CatalogError, FlautimError, NotAllowedError
+from flautim_lab.connection import is_in_hub
+from flautim_lab.errors import CatalogError, ExperimentError, FlautimError, NotAllowedError
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.runners.apart import answer, ask_apart
 from flautim_lab.runners.cluster import Cluster
+from flautim_lab.runners.guard import guard
 from flautim_lab.runners.launch import run
 from flautim_lab.runners.run import Run
 
@@ -45,23 +51,48 @@ def run_saved(ref: str, *, on: str | Cluster | None = None, catalog: Catalog | N
     ExperimentError
         If it cannot be made, or not run there.
     """
-    opened = catalog or opening.open_catalog()
-    version = opened.experiment(ref)
+    return _run_saved(ref, on, catalog or opening.open_catalog())[0]
+
+
+def _run_saved(
+    ref: str, on: str | Cluster | None, catalog: Catalog
+) -> tuple[Run, threading.Thread | None]:
+    """Return the run, and what looks after it here, if something must."""
+    version = catalog.experiment(ref)
     project = "/".join(version.ref.split("/")[:2])
-    if not opened.granted(version.dataset.partition("@")[0], project):
-        raise NotAllowedError(
-            f"dataset {version.dataset} is not granted to project {project} any more; ask one of "
-            f"its institution's data owners for a grant"
-        )
-    data, net = opened.dataset(version.dataset).latest, opened.model(version.model)
+    code = saved_code(version, catalog).hash
+    for each in version.datasets:
+        if not catalog.granted(each.partition("@")[0], project, code=code):
+            raise NotAllowedError(
+                f"dataset {each} is not granted to project {project} for this code; ask one of "
+                "its institution's data owners for a grant"
+            )
+    data = [catalog.dataset(each).latest for each in version.datasets]
+    net = catalog.model(version.model)
     experiment = assemble(data, net, version.settings, version.name)
-    started = run(experiment, on=on or version.settings.get("on", "local"))
+    where = on or version.settings.get("on", "local")
+    if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.root is None:
+        where = _at_home(where, project, version.ref)
+    started = run(experiment, on=where)
     try:
-        opened.add_run(started.id, version.ref)
+        catalog.add_run(started.id, version.ref)
     except CatalogError:
         started.stop()  # nobody would find it
         raise
-    return started
+    by_service = started.record.runner == "cluster" and is_in_hub()
+    return started, None if by_service else guard(started, catalog)
+
+
+def _at_home(where: str | Cluster, project: str, ref: str) -> Cluster:
+    """Return where a run goes whose rows are on their institutions' volumes."""
+    if isinstance(where, Cluster):
+        return dataclasses.replace(where, project=project)
+    if where != "cluster":
+        raise ExperimentError(
+            f"the rows of {ref} are on their institutions' volumes, and {where!r} is this machine; "
+            "run it there, with on='cluster'"
+        )
+    return Cluster(project=project)
 
 
 def start_apart(ref: str, on: str | None = None) -> str:
@@ -80,13 +111,16 @@ def main() -> int:
     """Run what is asked for on the input, and stay until it has ended."""
     question = json.loads(sys.stdin.read())
     try:
-        started = run_saved(question["ref"], on=question["on"])
+        catalog = opening.open_catalog()
+        started, guarding = _run_saved(question["ref"], question["on"], catalog)
     except FlautimError as error:
         answer({"error": str(error)})
         return 1
     answer({"run": started.id})
     if started.record.runner == "local":  # others have processes of their own
         started.wait()
+    if guarding is not None:
+        guarding.join()
     return 0
 
 

@@ -240,7 +240,8 @@ def _hosts(experiment: Experiment, facts: RunFacts) -> Callable[[int], list[int]
     for place in dataset.homes:
         if place not in at:
             raise TrainingError(f"no worker is at {place!r}, where the rows of a client are")
-    return lambda client: at[dataset.place(client)]
+    clients = facts.clients
+    return lambda client: at[dataset.place(client, clients)[0]]
 
 
 def _listen(folder: ProcessFolder, files: ServerFiles) -> SuperLink:

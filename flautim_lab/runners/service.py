@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def _chosen(cluster: Cluster) -> dict[str, Any]:
     default = Cluster()
     for field in dataclasses.fields(Cluster):
         name = field.name
-        if name in (*CHOSEN, "workers", "context"):
+        if name in (*CHOSEN, "workers", "context", "project"):
             continue
         value = getattr(cluster, name)
         if name == "namespace" and value is not None:
@@ -162,8 +162,8 @@ def _chosen(cluster: Cluster) -> dict[str, Any]:
             )
         if name == "data" and value:
             raise ExperimentError(
-                "rows that stay with their institutions need a grant of their owner, which this "
-                "hub cannot give yet; run on the sample, with lab.run(experiment)"
+                f"data={dict(value)!r} is the hub's to know; name the project that was granted the "
+                'rows instead, as in lab.Cluster(project="ufmg/vision")'
             )
         if value != getattr(default, name):
             raise ExperimentError(
@@ -173,7 +173,41 @@ def _chosen(cluster: Cluster) -> dict[str, Any]:
     workers = cluster.workers
     chosen["workers"] = dict(workers) if isinstance(workers, Mapping) else workers
     chosen["institution"] = os.environ.get(INSTITUTION_VARIABLE)
+    chosen["project"] = cluster.project
     return chosen
+
+
+def at_homes(cluster: Cluster, homes: Iterable[str], clients: int) -> Cluster:
+    """Return where a run goes whose rows stay with institutions: workers at each of them.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        As it was asked for; a number of workers is that of each institution.
+    homes : iterable of str
+    clients : int
+
+    Raises
+    ------
+    ExperimentError
+        If no project is named, or an institution has no worker.
+    """
+    places = list(homes)
+    if cluster.project is None:
+        raise ExperimentError(
+            "the rows stay with their institutions, who grant them to a project; say which, as in "
+            'on=lab.Cluster(project="ufmg/vision")'
+        )
+    workers = cluster.workers
+    if not isinstance(workers, Mapping):
+        workers = dict.fromkeys(places, min(workers, clients // len(places)))
+    for place in places:
+        if place not in workers:
+            raise ExperimentError(
+                f"the rows of {place!r} stay there; give it workers, as in "
+                f'workers={{"{place}": 1}}, or leave workers out'
+            )
+    return dataclasses.replace(cluster, workers=workers)
 
 
 def is_at_hand(cluster: Cluster) -> bool:

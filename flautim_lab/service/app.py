@@ -40,7 +40,8 @@ from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
-from flautim_lab.service.catalog_routes import Opener, catalog_router
+from flautim_lab.service.catalog_routes import catalog_router
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
 from flautim_lab.service.places import places_router
 from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
@@ -57,7 +58,7 @@ SHOWN_RUNS = 100
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -> FastAPI:
+def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -66,10 +67,9 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     settings : Settings
     hub : Hub
         Who knows the users.
-    catalogs : callable
-        Gives the catalog as a caller may use it.
+    catalogs : Catalogs
     """
-    runs = dispatch.Dispatch(records, settings)
+    runs = dispatch.Dispatch(records, settings, catalogs)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:

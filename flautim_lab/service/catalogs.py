@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.local import Actor, Listed, LocalCatalog
 from flautim_lab.catalog.schema import CatalogDatabase
 from flautim_lab.catalog.things import Role
@@ -39,7 +38,7 @@ class Catalogs:
         self._now = now
         self._listed = listed
 
-    def __call__(self, who: Caller) -> Catalog:
+    def __call__(self, who: Caller) -> LocalCatalog:
         """Return the catalog as somebody may use it."""
         owned = (
             key
@@ -54,9 +53,17 @@ class Catalogs:
         )
         return LocalCatalog(self._database, actor, self._now, self._listed)
 
+    def own(self) -> LocalCatalog:
+        """Return the catalog as the service itself uses it."""
+        return LocalCatalog(self._database, Actor("service", platform_admin=True), self._now)
+
+    def end_run(self, run_id: str, owner: str) -> None:
+        """Note that a run that the service made for somebody has ended."""
+        LocalCatalog(self._database, Actor(owner), self._now).end_run(run_id)
+
     def add_missing(self, names: Mapping[str, str]) -> None:
         """Let institutions that the hub has be in the catalog; those that are there stay."""
-        service = LocalCatalog(self._database, Actor("service", platform_admin=True), self._now)
+        service = self.own()
         for key, name in names.items():
             with contextlib.suppress(ConflictError):
                 service.add_institution(name, key=key)

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -22,13 +22,16 @@ from flautim_lab.runners import faults
 from flautim_lab.runners.cluster import Cluster, ClusterRun
 from flautim_lab.runners.cluster_chaos import ClusterChaos
 from flautim_lab.runners.cluster_watch import ClusterWatch
+from flautim_lab.runners.pod_files import Packed, read_packed
 from flautim_lab.runners.run import Run
 from flautim_lab.runners.scale import scale
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
 
 RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
+OBEY_SECONDS = 2.0  # between looks whether a data owner asked for a run's end
 MOST_CLIENTS = 100_000
 MOST_ROUNDS = 10**9
 MOST_FAULTS = 100  # that are planned before the start: each is a file, and part of a ConfigMap
@@ -54,6 +57,7 @@ class Wishes(BaseModel):
     server_memory: str = "1Gi"
     storage: str = "1Gi"
     hours: float = 24.0
+    project: str | None = None
 
 
 class Strike(BaseModel):
@@ -77,8 +81,8 @@ class Strike(BaseModel):
 class Request(BaseModel):
     """One run that is asked for.
 
-    ``archive`` is the experiment in base64 (``runners/pod_files.py``). The service hands it to the
-    pods and never opens it: code of users runs in their pods alone.
+    ``archive`` is the experiment in base64 (``runners/pod_files.py``). The service reads what is in
+    it and hands it to the pods; code of users runs in their pods alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -109,11 +113,14 @@ class Dispatch:
     records : Records
         Those of all runs of the hub.
     settings : Settings
+    catalogs : Catalogs
+        Which say who granted what to whom.
     """
 
-    def __init__(self, records: Records, settings: Settings) -> None:
+    def __init__(self, records: Records, settings: Settings, catalogs: Catalogs) -> None:
         self._records = records
         self._settings = settings
+        self._catalogs = catalogs
         self._following: dict[str, threading.Thread] = {}
         self._starting = threading.Lock()
         self._scaling = threading.Lock()
@@ -132,6 +139,7 @@ class Dispatch:
         ]
         for run_id in unfinished:
             self._follow(run_id)
+        threading.Thread(target=self._obey_owners, name="obey owners", daemon=True).start()
         return unfinished
 
     def close(self) -> None:
@@ -159,15 +167,20 @@ class Dispatch:
                 f"the settings and plan are longer than {MOST_DETAILS} characters; use fewer "
                 "clients, or shorter names"
             )
-        institution, cluster = self._cluster(caller, asked.cluster)
+        packed = read_packed(archive)
+        institution, cluster = self._cluster(caller, asked.cluster, list(packed.homes))
         with self._starting:
             known = self._known(run_id, caller)
             if known is not None:
                 return known
             self._check_under_way(caller)
+            if packed.homes:
+                self._admit(run_id, caller, asked.cluster.project, packed)
             run = ClusterRun(self._records.folder(run_id))
+            spaces = self._settings.institutions
+            homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
             try:
-                run.prepare(run_id, archive, asked.clients, cluster)
+                run.prepare(run_id, archive, asked.clients, cluster, homes)
                 for strike in asked.faults:
                     faults.plan(run.folder, strike.fault())
                 self._records.create_run(
@@ -182,6 +195,7 @@ class Dispatch:
                 )
             except BaseException:  # keys are in it, and no record tells of them
                 shutil.rmtree(run.folder.run_folder, ignore_errors=True)
+                self._catalogs.end_run(run_id, caller.name)
                 raise
         try:
             run.make(run.api())
@@ -260,8 +274,50 @@ class Dispatch:
             raise ClusterError(f"the run id {run_id} is taken; run the experiment again")
         return None
 
-    def _cluster(self, caller: Caller, wishes: Wishes) -> tuple[str, Cluster]:
+    def _admit(self, run_id: str, caller: Caller, project: str | None, packed: Packed) -> None:
+        """Let a run read the tables that its experiment names, if all of them are granted.
+
+        Raises
+        ------
+        ExperimentError
+            If no project is named, or an institution has no volume with data.
+        CatalogError
+            If something is not granted.
+        """
+        if project is None:
+            raise ExperimentError(
+                "the experiment's rows stay with institutions, who grant them to a project; name it"
+            )
+        for home in packed.homes:
+            if home not in self._settings.data:
+                raise ExperimentError(
+                    f"institution {home} has no volume with data; ask who runs the hub for one"
+                )
+        self._catalogs(caller).admit_run(run_id, project, packed.homes, packed.code.hash)
+
+    def _obey_owners(self) -> None:
+        """End runs whose data's owners ask for it, until the service ends."""
+        told: set[str] = set()
+        while not self._closed.wait(OBEY_SECONDS):
+            going = set(self._following) - told
+            try:
+                asked = self._catalogs.own().stops_asked(sorted(going)) if going else {}
+                for run_id, owner in asked.items():
+                    self._say(run_id, f"{owner}, an owner of its data, asked for its end")
+                    self._records.request_stop(run_id)
+                    told.add(run_id)
+            except FlautimError as error:  # a database that is away comes back
+                _log.warning("the catalog cannot be asked which runs are to end: %s", error)
+
+    def _cluster(self, caller: Caller, wishes: Wishes, homes: Sequence[str]) -> tuple[str, Cluster]:
         """Return the institution of the server, and where the pods go.
+
+        Parameters
+        ----------
+        caller : Caller
+        wishes : Wishes
+        homes : sequence of str
+            Institutions with rows of the experiment: workers may be there, of others' too.
 
         Raises
         ------
@@ -274,14 +330,24 @@ class Dispatch:
                 f"{caller.name} belongs to no institution; ask who runs the hub to put you in one"
             )
         workers = wishes.workers
+        spaces = self._settings.institutions
+        unknown = [home for home in homes if home not in spaces]
+        if unknown:
+            raise ClusterError(f"there is no institution {unknown[0]!r} in this hub")
         named = list(workers) if isinstance(workers, dict) else []
-        institution = wishes.institution or next(iter(named or mine))
-        _check_member(caller, [institution, *named])
+        own = [each for each in named if each not in homes]
+        institution = wishes.institution or next(iter(own or mine))
+        _check_member(caller, [institution, *own])
         if isinstance(workers, dict):
-            workers = {mine[each]: number for each, number in workers.items()}
-        chosen = wishes.model_dump(exclude={"institution", "workers"})
+            workers = {spaces[each]: number for each, number in workers.items()}
+        data = {spaces[home]: self._settings.data.get(home, "") for home in homes}
+        chosen = wishes.model_dump(exclude={"institution", "workers", "project"})
         return institution, Cluster(
-            workers=workers, namespace=mine[institution], image=self._settings.image, **chosen
+            workers=workers,
+            namespace=spaces[institution],
+            image=self._settings.image,
+            data={space: claim for space, claim in data.items() if claim},
+            **chosen,
         )
 
     def _follow(self, run_id: str) -> None:
@@ -317,6 +383,10 @@ class Dispatch:
                 self._say(run_id, str(error))
             self._closed.wait(AGAIN_SECONDS)
         self._following.pop(run_id, None)
+        with contextlib.suppress(FlautimError):
+            record = self._records.run(run_id)
+            if record.status.over:
+                self._catalogs.end_run(run_id, str(record.settings.get("owner")))
 
     def _say(self, run_id: str, message: str, status: RunStatus | None = None) -> None:
         """Tell the owner of a run what broke, unless the run has ended."""

@@ -31,6 +31,8 @@ class Settings:
         The namespace of each institution, by its key, which is its group at the Hub.
     names : mapping of str to str
         The name of each, by its key; the catalog has it from here.
+    data : mapping of str to str
+        The claim of the volume with its data, of each institution that has one, by its key.
     image : str
         Of run pods.
     prefix : str
@@ -47,6 +49,7 @@ class Settings:
 
     institutions: Mapping[str, str]
     names: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     image: str = IMAGE
     prefix: str = f"/services/{NAME}"
     port: int = 8080
@@ -71,6 +74,7 @@ class Settings:
             told: Any = json.loads(path.read_text(encoding="utf-8"))
             institutions = {key: str(value["namespace"]) for key, value in told.items()}
             names = {key: str(value.get("name") or key) for key, value in told.items()}
+            data = {key: str(value["data"]) for key, value in told.items() if value.get("data")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path} ({INSTITUTIONS_VARIABLE}) is no list of institutions with a namespace "
@@ -82,6 +86,7 @@ class Settings:
         return cls(
             institutions,
             names,
+            data,
             os.environ.get(IMAGE_VARIABLE) or IMAGE,
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),

@@ -24,6 +24,7 @@ TRIES = {
         at, "New", columns=SCHEMA, target="energy", rows=1, path="new.csv"
     ),
     Action.GRANT_DATASETS: lambda catalog, at: catalog.give_grant(f"{at}/telemetry", "third/roads"),
+    Action.SEE_AUDIT: lambda catalog, at: catalog.audit(at),
     Action.SEE_WORK: lambda catalog, at: catalog.models(f"{at}/vision"),
     Action.DO_WORK: lambda catalog, at: catalog.save_model(
         f"{at}/vision", "New", source=NET, class_name="Net"

@@ -53,7 +53,7 @@ def test_one_client_is_one_institution_with_the_sample_here():
 def test_a_worker_there_reads_its_own_rows_and_no_others(volume):
     made, whole = at_home(), lab.CSVDataset(iris_frame(), target="species")
     for client, rows in enumerate([slice(0, 60), slice(60, 150)]):
-        features, targets = made.dataset.rows_of(client)
+        features, targets = made.dataset.rows_at(list(HOMES)[client])
         assert torch.equal(features, whole.features[rows])
         assert torch.equal(targets, whole.targets[rows])
         data = ClientData(made, client)
@@ -63,6 +63,32 @@ def test_a_worker_there_reads_its_own_rows_and_no_others(volume):
         sums = data.sums()
         chosen = features[torch.from_numpy(data._rows.train)].double()
         assert np.allclose(sums.total, chosen.sum(0).numpy())
+
+
+def test_an_institution_with_several_clients_deals_its_rows_out(volume):
+    made = at_home(clients=6)
+    names = ("ufmg 1", "ufmg 2", "ufmg 3", "ifnmg 1", "ifnmg 2", "ifnmg 3")
+    assert made.client_names == names
+    held = []
+    for client in range(6):
+        data = ClientData(made, client)
+        held.append(np.concatenate([data._rows.train, data._rows.validation]))
+    for first, rows in ((0, 60), (3, 90)):
+        assert sorted(np.concatenate(held[first : first + 3])) == list(range(rows))
+    again = ClientData(at_home(clients=6), 2)
+    assert np.array_equal(again._rows.train, ClientData(made, 2)._rows.train)
+    pd.read_csv(volume / "iris.csv").iloc[:5].to_csv(volume / "iris.csv", index=False)
+    with pytest.raises(lab.DatasetError, match="5 rows cannot be dealt out among 3 clients"):
+        ClientData(at_home(clients=6), 0)
+
+
+def test_with_a_root_the_tables_are_read_here(volume, tmp_path, monkeypatch):
+    monkeypatch.delenv("FLAUTIM_LAB_DATA")
+    made = lab.Experiment(sample(root=str(volume)), Net, rounds=1)
+    assert ClientData(made, 1).rows("train") == 72
+    again = Experiment.load(made.save(tmp_path / "kept"))
+    assert again.dataset.root == str(volume)
+    assert ClientData(again, 0).rows("train") == 48
 
 
 def test_it_round_trips_and_keeps_the_order_of_its_homes(tmp_path):
@@ -81,8 +107,12 @@ def test_it_round_trips_and_keeps_the_order_of_its_homes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"clients": 3}, "the rows stay in 2 homes, one client each; leave clients out (it is 3)"),
-        ({"partition": lab.by_label(alpha=1.0)}, "one client each; leave partition out"),
+        (
+            {"clients": 3},
+            "the rows stay in 2 homes, each with as many clients; give a multiple of 2, or leave "
+            "clients out (it is 3)",
+        ),
+        ({"partition": lab.by_label(alpha=1.0)}, "dealt out evenly; leave partition out"),
         ({"centralized": True}, "so there is no centralized baseline; use lab.CSVDataset"),
     ],
 )
@@ -142,22 +172,22 @@ def test_a_table_that_is_not_as_the_sample_is(volume, change, sentence):
     frame = pd.read_csv(volume / "iris.csv")
     change(frame).to_csv(volume / "iris.csv", index=False)
     with pytest.raises(lab.DatasetError, match=re.escape(sentence)) as caught:
-        sample().rows_of(0)
+        sample().rows_at("ufmg")
     assert "secret" not in str(caught.value)  # a value of a row is never told
 
 
 def test_a_table_that_is_not_there(volume):
     (volume / "iris.csv").unlink()
     with pytest.raises(lab.DatasetError, match=r"'iris.csv' is not on the volume of ufmg") as told:
-        sample().rows_of(0)
+        sample().rows_at("ufmg")
     assert str(volume) not in str(told.value)
 
 
 def test_rows_with_gaps_are_left_out_where_that_was_said(volume):
     with_gaps(pd.read_csv(volume / "iris.csv")).to_csv(volume / "iris.csv", index=False)
-    features, targets = sample(missing="drop").rows_of(0)
+    features, targets = sample(missing="drop").rows_at("ufmg")
     assert len(features) == len(targets) == 59
-    features, _ = sample(missing="mean").rows_of(0)
+    features, _ = sample(missing="mean").rows_at("ufmg")
     assert features.isnan().sum() == 1
 
 
@@ -165,6 +195,6 @@ def test_categories_and_whole_number_classes_are_the_samples(volume):
     rows = pd.DataFrame({"kind": ["a", "b", "c", "a"], "x": [1.0, 2, 3, 4], "y": [2, 5, 7, 2]})
     rows.iloc[[1, 3]].to_csv(volume / "iris.csv", index=False)
     made = lab.HomeDataset(rows, target="y", task="classification", homes={"ufmg": "iris.csv"})
-    features, targets = made.rows_of(0)
+    features, targets = made.rows_at("ufmg")
     assert targets.tolist() == [1, 0]
     assert torch.equal(features, made.features[[1, 3]])

@@ -109,14 +109,14 @@ def test_what_cannot_run_is_one_sentence_on_every_way(catalog, changed, said):
         start_apart(version.ref)
     data, net = catalog.dataset(version.dataset).latest, catalog.model(version.model)
     with pytest.raises(lab.FlautimError, match=said) as checked:
-        check_apart(data, net, version.settings)
+        check_apart([data], net, version.settings)
     assert str(here.value) == str(apart.value) == str(checked.value)
 
 
 def test_what_an_experiment_will_cost(catalog):
     version = save(catalog)
     data, net = catalog.dataset(version.dataset).latest, catalog.model(version.model)
-    found = check_apart(data, net, version.settings)
+    found = check_apart([data], net, version.settings)
     assert (found.parameters, found.rows, found.clients) == (4 * 5 + 5 + 5 * 3 + 3, 150, 3)
     assert found.classes == ("setosa", "versicolor", "virginica")
     assert [sum(column) for column in zip(*[rows for _, rows in found.held], strict=True)] == [
@@ -149,10 +149,10 @@ def test_code_that_does_harm_does_it_to_its_own_process(catalog, monkeypatch, li
     data = catalog.dataset(version.dataset).latest
     net = dataclasses.replace(catalog.model(version.model), source=f"{NET}\n{line}\n")
     if not said:
-        assert check_apart(data, net, version.settings).clients == 3
+        assert check_apart([data], net, version.settings).clients == 3
         return
     with pytest.raises(lab.FlautimError, match=said):
-        check_apart(data, net, version.settings)
+        check_apart([data], net, version.settings)
 
 
 def test_a_module_that_does_not_answer_is_killed(tmp_path, monkeypatch):

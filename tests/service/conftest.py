@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -14,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flautim_lab.runners.pod_files import pack
+from tests.federations import Net, experiment
 from tests.folders import free_port
 
 HERE = Path(__file__).parent
@@ -22,6 +25,12 @@ INSTITUTIONS = {
     "ufmg": {"name": "Universidade Federal de Minas Gerais", "namespace": "flautim-ufmg"},
     "ifnmg": {"name": "Instituto Federal do Norte de Minas Gerais", "namespace": "flautim-ifnmg"},
 }
+
+
+@functools.cache
+def packed():
+    """An experiment as it is sent to the service."""
+    return pack(experiment(Net, clients=3))
 
 
 class TestHub:

@@ -21,7 +21,7 @@ from flautim_lab.service.app import make_app
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
-from tests.service.conftest import PREFIX
+from tests.service.conftest import PREFIX, packed
 
 pytestmark = pytest.mark.xdist_group("hub")
 RUN = "r20261125-202140-net-on-iris-7d1947b4"
@@ -93,7 +93,7 @@ def wish(**changes):
         "settings": {},
         "plan": {},
         "cluster": {"institution": "ufmg"},
-        "archive": base64.b64encode(gzip.compress(b"an experiment")).decode(),
+        "archive": base64.b64encode(packed()).decode(),
     } | changes
 
 
@@ -123,6 +123,7 @@ ROUTES = [
     ("POST", f"/runs/{RUN}/faults"),
     ("POST", f"/runs/{RUN}/scale"),
 ]
+NOTHING = base64.b64encode(gzip.compress(b"an experiment")).decode()
 STRIKE = {"id": "0" * 32, "action": "kill", "targets": ["server"], "round": 1}
 
 
@@ -234,6 +235,7 @@ def test_what_happened_and_what_is_left(ask, hub, of_ana):
         ({"cluster": {"namespace": "kube-system"}}, 422, "cluster.namespace: Extra inputs"),
         ({"archive": "no base64!"}, 422, "the archive is no base64"),
         ({"archive": "AAAA"}, 422, "the archive is no compressed experiment"),
+        ({"archive": NOTHING}, 422, "the archive is no experiment: truncated header"),
         ({"rounds": 0}, 422, "rounds: Input should be greater than or equal to 1"),
         ({}, 409, "there is no cluster in this test"),
     ],

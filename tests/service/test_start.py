@@ -6,17 +6,18 @@ import time
 
 import pytest
 
+from flautim_lab.catalog import opening
 from flautim_lab.errors import ClusterError
 from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.store import Records
 from flautim_lab.service import dispatch
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.dispatch import Dispatch, Request
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.settings import Settings
-from tests.service.conftest import INSTITUTIONS
+from tests.service.conftest import INSTITUTIONS, packed
 
 ANA = Caller("ana", False, {"ufmg": "flautim-ufmg"})
-ARCHIVE = b"\x1f\x8b of something"
 
 
 def run_id(number=0):
@@ -67,9 +68,8 @@ def cluster(monkeypatch):
 
 @pytest.fixture
 def runs(cluster):
-    made = Dispatch(
-        Records.default(), Settings({key: each["namespace"] for key, each in INSTITUTIONS.items()})
-    )
+    settings = Settings({key: each["namespace"] for key, each in INSTITUTIONS.items()})
+    made = Dispatch(Records.default(), settings, Catalogs(opening.database()))
     yield made
     for record in Records.default().runs():
         Records.default().request_stop(record.id)
@@ -100,14 +100,14 @@ def test_a_start_that_breaks_leaves_no_keys(runs, cluster, monkeypatch):
 
     monkeypatch.setattr(Records, "create_run", full)
     with pytest.raises(OSError, match="no space"):
-        runs.start(run_id(), ANA, asked(), ARCHIVE)
+        runs.start(run_id(), ANA, asked(), packed())
     assert secrets_of(run_id()) == []
 
 
 def test_what_was_made_before_a_refusal_is_removed(runs, cluster):
     cluster.trouble = ClusterError("the quota is used up")
     with pytest.raises(ClusterError, match="the quota"):
-        runs.start(run_id(), ANA, asked(), ARCHIVE)
+        runs.start(run_id(), ANA, asked(), packed())
     wait_for(lambda: cluster.removed)
     wait_for(lambda: secrets_of(run_id()) == [])
     record = Records.default().run(run_id())
@@ -116,7 +116,7 @@ def test_what_was_made_before_a_refusal_is_removed(runs, cluster):
 
 def test_a_cluster_that_goes_away_meanwhile_is_waited_for(runs, cluster):
     cluster.trouble = Unreachable("the cluster does not answer")
-    assert str(runs.start(run_id(), ANA, asked(), ARCHIVE).status) == "waiting"
+    assert str(runs.start(run_id(), ANA, asked(), packed()).status) == "waiting"
     wait_for(lambda: cluster.made == 2)
 
 
@@ -131,7 +131,7 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_following(runs, cluster, 
         watch(self)
 
     monkeypatch.setattr(dispatch.ClusterWatch, "run", sometimes)
-    runs.start(run_id(), ANA, asked(), ARCHIVE)
+    runs.start(run_id(), ANA, asked(), packed())
     wait_for(lambda: len(tries) == 2)
     Records.default().request_stop(run_id())
     wait_for(lambda: str(Records.default().run(run_id()).status) == "stopped")
@@ -142,20 +142,20 @@ def test_a_service_that_died_before_it_removed_a_failed_run_removes_it_later(run
     runs.close()  # as if killed: the next one is told that it failed, and nobody removed it
     cluster.trouble = ClusterError("the quota is used up")
     with pytest.raises(ClusterError):
-        runs.start(run_id(), ANA, asked(), ARCHIVE)
+        runs.start(run_id(), ANA, asked(), packed())
     assert secrets_of(run_id())
-    after = Dispatch(Records.default(), runs._settings)
+    after = Dispatch(Records.default(), runs._settings, runs._catalogs)
     assert after.go_on() == [run_id()]
     wait_for(lambda: cluster.removed and not secrets_of(run_id()))
     wait_for(lambda: not after._following)
-    assert Dispatch(Records.default(), runs._settings).go_on() == []
+    assert Dispatch(Records.default(), runs._settings, runs._catalogs).go_on() == []
 
 
 def test_a_user_has_only_so_many_runs_under_way(runs, cluster, monkeypatch):
     monkeypatch.setattr(dispatch, "MOST_UNDER_WAY", 2)
     for number in range(2):
-        runs.start(run_id(number), ANA, asked(), ARCHIVE)
+        runs.start(run_id(number), ANA, asked(), packed())
     with pytest.raises(ClusterError, match="ana has 2 runs under way, and no more are let in"):
-        runs.start(run_id(2), ANA, asked(), ARCHIVE)
-    runs.start(run_id(3), Caller("bruno", False, ANA.institutions), asked(), ARCHIVE)
+        runs.start(run_id(2), ANA, asked(), packed())
+    runs.start(run_id(3), Caller("bruno", False, ANA.institutions), asked(), packed())
     assert not secrets_of(run_id(2))

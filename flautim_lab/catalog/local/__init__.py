@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from flautim_lab.catalog.local.base import Actor, Listed
-from flautim_lab.catalog.local.grants import Grants
 from flautim_lab.catalog.local.institutions import Institutions
 from flautim_lab.catalog.local.people import People
 from flautim_lab.catalog.local.projects import Projects
-from flautim_lab.catalog.local.runs import Runs
+from flautim_lab.catalog.local.requests import Requests
 
 __all__ = ["Actor", "Listed", "LocalCatalog"]
 
 
-class LocalCatalog(Runs, Grants, Projects, People, Institutions):
+class LocalCatalog(Requests, Projects, People, Institutions):
     """A :class:`~flautim_lab.catalog.interface.Catalog` on a database, as somebody may use it.
 
     Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,31 +11,33 @@ import sqlalchemy as sa
 
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
-from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, Base, named, not_there, text
-from flautim_lab.catalog.local.projects import holds
-from flautim_lab.catalog.refs import Ref, contains, fold, make_key, read_ref
+from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, named, text
+from flautim_lab.catalog.local.dataset_checks import (
+    checked_columns,
+    checked_hash,
+    checked_path,
+    checked_rows,
+)
+from flautim_lab.catalog.local.use_of_data import UseOfData
+from flautim_lab.catalog.refs import contains, fold, make_key, read_ref
 from flautim_lab.catalog.schema import (
     dataset_versions,
     datasets,
+    experiment_datasets,
     experiment_versions,
+    grant_requests,
     grants,
     institutions,
-    members,
-    projects,
     run_links,
+    run_uses,
 )
 from flautim_lab.catalog.things import Column, Dataset, DatasetVersion, Page
-from flautim_lab.errors import CatalogError, InUseError, NotFoundError
-from flautim_lab.names import choose
+from flautim_lab.errors import InUseError, NotFoundError
 
-KINDS = ("number", "integer", "boolean", "text")
-MOST_COLUMNS = 10_000
-MOST_SCHEMA_CHARACTERS = 2**22
-_HASH = re.compile(r"[0-9a-f]{64}")
 _COMPARED = ("columns", "target", "rows", "sha256", "path", "source", "class_name")
 
 
-class Datasets(Base):
+class Datasets(UseOfData):
     """The part of the catalog that keeps datasets."""
 
     def datasets(
@@ -68,6 +69,24 @@ class Datasets(Base):
                 connection, query, page, per_page, lambda rows: [_thing(one) for one in rows]
             )
 
+    def published(
+        self, search: str = "", *, page: int = 1, per_page: int = PER_PAGE
+    ) -> Page[Dataset]:
+        """Return the datasets of all institutions that may be asked for."""
+        query = _newest().where(datasets.c.published, ~datasets.c.archived, institutions.c.active)
+        if words := fold(search):
+            pattern = contains(words)
+            query = query.where(
+                datasets.c.folded.like(pattern, escape="\\")
+                | datasets.c.key.like(pattern, escape="\\")
+                | institutions.c.folded.like(pattern, escape="\\")
+            )
+        query = query.order_by(institutions.c.folded, datasets.c.folded, datasets.c.key)
+        with self._database.reading() as connection:
+            return self._page(
+                connection, query, page, per_page, lambda rows: [_thing(one) for one in rows]
+            )
+
     def usable(self, project: str) -> tuple[Dataset, ...]:
         """Return the datasets that a project may use now: its institution's, and granted ones."""
         with self._database.reading() as connection:
@@ -78,14 +97,6 @@ class Datasets(Base):
                 .order_by(institutions.c.key, datasets.c.folded, datasets.c.key)
             )
             return tuple(_thing(one) for one in connection.execute(query))
-
-    def _usable(self, project: sa.Row[Any]) -> sa.ColumnElement[bool]:
-        """Return the condition that a dataset may be used in a project now."""
-        granted = sa.select(grants.c.dataset_id).where(
-            grants.c.project_id == project.id, holds(self._now())
-        )
-        own = datasets.c.institution_id == project.institution_id
-        return sa.or_(own, datasets.c.id.in_(granted))
 
     def dataset(self, ref: str) -> Dataset:
         """Return one dataset; ``latest`` is the version that the reference names."""
@@ -121,11 +132,11 @@ class Datasets(Base):
         name = named(name, "dataset")
         key = make_key(name, key)
         values = {
-            "columns": _checked_columns(columns, target),
+            "columns": checked_columns(columns, target),
             "target": target,
-            "rows": _checked_rows(rows),
-            "sha256": _checked_hash(sha256),
-            "path": _checked_path(path),
+            "rows": checked_rows(rows),
+            "sha256": checked_hash(sha256),
+            "path": checked_path(path),
             "source": text(source, "the source", MOST_SOURCE_CHARACTERS),
             "class_name": text(class_name, "the class's name", 200),
         }
@@ -151,6 +162,7 @@ class Datasets(Base):
                         folded=fold(name),
                         description=text(description or "", "the description"),
                         archived=False,
+                        published=False,
                         last=0,
                     )
                 )
@@ -165,7 +177,7 @@ class Datasets(Base):
                     changes["description"] = text(description, "the description")
                 same_row = datasets.c.id == dataset_id
                 connection.execute(sa.update(datasets).where(same_row).values(changes))
-                kept = asdict(newest) | {"columns": _checked_columns(newest.columns, target)}
+                kept = asdict(newest) | {"columns": checked_columns(newest.columns, target)}
                 if all(kept[column] == values[column] for column in _COMPARED):
                     return newest
             connection.execute(
@@ -180,10 +192,17 @@ class Datasets(Base):
                     **values,
                 )
             )
-            return self._dataset(connection, dataset_id, number).latest
+            made_version = self._dataset(connection, dataset_id, number).latest
+            self._note(connection, home.key, "registered", made_version.ref, rows=rows)
+            return made_version
 
     def change_dataset(
-        self, ref: str, *, description: str | None = None, archived: bool | None = None
+        self,
+        ref: str,
+        *,
+        description: str | None = None,
+        archived: bool | None = None,
+        published: bool | None = None,
     ) -> Dataset:
         """Change what is given of a dataset; its versions never change."""
         with self._writing() as connection:
@@ -195,6 +214,11 @@ class Datasets(Base):
                 values["description"] = text(description, "the description")
             if archived is not None:
                 values["archived"] = bool(archived)
+            if published is not None:
+                values["published"] = bool(published)
+                if values["published"] is not row.published:
+                    told = "published" if published else "no longer published"
+                    self._note(connection, row.institution, told, f"{row.institution}/{row.key}")
             if values:
                 connection.execute(
                     sa.update(datasets).where(datasets.c.id == row.id).values(values)
@@ -208,19 +232,38 @@ class Datasets(Base):
             row = self._dataset_row(
                 connection, asked, Action.REGISTER_DATASETS, Action.SEE_DATASETS
             )
+            beside, reads = experiment_datasets, run_uses
             used = experiment_versions.c.dataset_id == row.id
+            used_beside = beside.c.dataset_id == row.id
+            read = reads.c.dataset_id == row.id
             mine = dataset_versions.c.dataset_id == row.id
             if asked.version is not None:
                 self._dataset(connection, row.id, asked.version)
                 used &= experiment_versions.c.dataset_number == asked.version
+                used_beside &= beside.c.dataset_number == asked.version
+                read &= reads.c.dataset_number == asked.version
                 mine &= dataset_versions.c.number == asked.version
-            self._refuse_used(connection, used, f"dataset {ref}")
+            there = (
+                sa.exists()
+                .where(
+                    beside.c.experiment_id == experiment_versions.c.experiment_id,
+                    beside.c.number == experiment_versions.c.number,
+                    used_beside,
+                )
+                .correlate(experiment_versions)
+            )
+            self._refuse_used(connection, used | there, f"dataset {ref}")
+            if run_id := connection.scalar(sa.select(reads.c.run_id).where(read).limit(1)):
+                raise InUseError(
+                    f"dataset {ref} was used by run {run_id} and stays; archive it instead"
+                )
             connection.execute(sa.delete(dataset_versions).where(mine))
             left = sa.select(dataset_versions.c.number).where(
                 dataset_versions.c.dataset_id == row.id
             )
             if connection.scalar(left.limit(1)) is None:
-                connection.execute(sa.delete(grants).where(grants.c.dataset_id == row.id))
+                for table in (grants, grant_requests):
+                    connection.execute(sa.delete(table).where(table.c.dataset_id == row.id))
                 connection.execute(sa.delete(datasets).where(datasets.c.id == row.id))
 
     def _refuse_used(
@@ -238,43 +281,6 @@ class Datasets(Base):
         if first is not None:
             by = f"run {first.run_id}" if first.run_id else "an experiment that was saved"
             raise InUseError(f"{shown} was used by {by} and stays; archive it instead")
-
-    def _dataset_row(
-        self, connection: sa.Connection, ref: Ref, action: Action, see: Action | None = None
-    ) -> sa.Row[Any]:
-        """Return a dataset's row if this may be done to it.
-
-        One of another institution is seen by who works in a project to which it was granted.
-        """
-        query = (
-            sa.select(datasets, institutions.c.key.label("institution"))
-            .join_from(datasets, institutions)
-            .where(institutions.c.key == ref.keys[0], datasets.c.key == ref.keys[1])
-        )
-        row = connection.execute(query).one_or_none()
-        shown = f"dataset {'/'.join(ref.keys)}"
-        if row is None:
-            raise not_there(shown)
-        if action is Action.SEE_DATASETS and self._may_use(connection, row):
-            return row
-        self._require(connection, action, shown, row.institution_id, see=see)
-        return row
-
-    def _may_use(self, connection: sa.Connection, dataset: sa.Row[Any]) -> bool:
-        """Return whether who asks works in a project that may use a dataset now."""
-        granted = sa.select(grants.c.project_id).where(
-            grants.c.dataset_id == dataset.id, holds(self._now())
-        )
-        mine = (
-            sa.select(members.c.project_id)
-            .join_from(members, projects)
-            .where(
-                members.c.user == self._actor.user,
-                (projects.c.institution_id == dataset.institution_id)
-                | members.c.project_id.in_(granted),
-            )
-        )
-        return connection.scalar(mine.limit(1)) is not None
 
     def _dataset(self, connection: sa.Connection, dataset_id: int, number: int | None) -> Dataset:
         """Return a dataset with one of its versions, the newest by default."""
@@ -302,9 +308,8 @@ def _versions() -> sa.Select[Any]:
     used = (
         sa.exists()
         .where(
-            experiment_versions.c.dataset_id == dataset_versions.c.dataset_id,
-            experiment_versions.c.dataset_number == dataset_versions.c.number,
-            _ran(),
+            run_uses.c.dataset_id == dataset_versions.c.dataset_id,
+            run_uses.c.dataset_number == dataset_versions.c.number,
         )
         .correlate(dataset_versions)
     )
@@ -358,43 +363,5 @@ def _thing(row: sa.Row[Any]) -> Dataset:
         description=row.description,
         archived=row.archived,
         latest=_version(row),
+        published=row.published,
     )
-
-
-def _checked_columns(columns: Sequence[Column], target: str) -> str:
-    """Return a schema as it is kept."""
-    if not 0 < len(columns) <= MOST_COLUMNS:
-        raise CatalogError(
-            f"a dataset has 1 to {MOST_COLUMNS} columns, and this one has {len(columns)}"
-        )
-    names = [column.name for column in columns]
-    for column in columns:
-        choose(column.kind, KINDS, f"kind of column ({column.name})", CatalogError)
-        text(column.name, "the name of a column", 1000)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CatalogError(f"two columns are named {twice!r}; each needs a name of its own")
-    choose(target, names, "column (the target)", CatalogError)
-    try:
-        kept = json.dumps([asdict(column) for column in columns], allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CatalogError(f"the schema cannot be kept: {error}") from None
-    return text(kept, "the schema", MOST_SCHEMA_CHARACTERS)
-
-
-def _checked_hash(sha256: str) -> str:
-    if sha256 and not _HASH.fullmatch(text(sha256, "the hash")):
-        raise CatalogError(f"{sha256!r} is no SHA-256; give its 64 hexadecimal digits, or nothing")
-    return sha256
-
-
-def _checked_path(path: str) -> str:
-    if not text(path, "the path", 4096).strip():
-        raise CatalogError("the path is empty; say where the rows live")
-    return path
-
-
-def _checked_rows(rows: int) -> int:
-    if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows < 2**63:
-        raise CatalogError(f"the number of rows must be a whole number from 0, not {rows!r}")
-    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,10 +12,12 @@ from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, named, not_there, text
 from flautim_lab.catalog.local.models import Models
+from flautim_lab.catalog.local.more_datasets import Version, read_more, write_more
 from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.refs import Ref, contains, fold, make_key, read_ref
 from flautim_lab.catalog.schema import (
     datasets,
+    experiment_datasets,
     experiment_versions,
     experiments,
     institutions,
@@ -24,9 +26,10 @@ from flautim_lab.catalog.schema import (
     run_links,
 )
 from flautim_lab.catalog.things import ExperimentVersion, Page
-from flautim_lab.errors import CatalogError, InUseError, NotAllowedError, NotFoundError
+from flautim_lab.errors import CatalogError, InUseError, NotFoundError
 
 MOST_SETTINGS_CHARACTERS = 2**18
+MOST_DATASETS = 100  # of one experiment
 
 
 class Experiments(Models):
@@ -55,7 +58,7 @@ class Experiments(Models):
                 )
             query = query.order_by(experiments.c.changed.desc(), experiments.c.id.desc())
             return self._page(
-                connection, query, page, per_page, lambda rows: [_thing(one) for one in rows]
+                connection, query, page, per_page, lambda rows: _things(connection, rows)
             )
 
     def experiment(self, ref: str) -> ExperimentVersion:
@@ -71,7 +74,7 @@ class Experiments(Models):
             row = self._experiment_row(connection, read_ref(ref, 3), Action.SEE_WORK)
             query = _versions().where(experiments.c.id == row.id)
             query = query.order_by(experiment_versions.c.number.desc())
-            return tuple(_thing(one) for one in connection.execute(query))
+            return tuple(_things(connection, connection.execute(query).all()))
 
     def save_experiment(
         self,
@@ -84,6 +87,7 @@ class Experiments(Models):
         details: str = "",
         source: str = "",
         key: str = "",
+        more_datasets: Sequence[str] = (),
     ) -> ExperimentVersion:
         """Keep an experiment: a new version where it differs from the newest one, else that one."""
         name = named(name, "experiment")
@@ -98,7 +102,9 @@ class Experiments(Models):
         now = self._now()
         with self._writing() as connection:
             home = self._project_row(connection, project, Action.DO_WORK, Action.SEE_WORK)
-            values |= self._pinned(connection, home, model, dataset)
+            pinned = self._pinned_datasets(connection, home, [dataset, *more_datasets])
+            (values["dataset_id"], values["dataset_number"]), *more = pinned
+            values |= self._pinned_model(connection, home, model)
             there = sa.select(experiments.c.id).where(
                 experiments.c.project_id == home.id, experiments.c.key == key
             )
@@ -119,7 +125,8 @@ class Experiments(Models):
                 ).one()
                 same_row = experiments.c.id == experiment_id
                 connection.execute(sa.update(experiments).where(same_row).values(shown))
-                if all(getattr(newest, column) == value for column, value in values.items()):
+                same = all(getattr(newest, column) == value for column, value in values.items())
+                if same and _more(connection, experiment_id, newest.number) == more:
                     return self._experiment(connection, experiment_id, None)
                 number = newest.number + 1
             connection.execute(
@@ -131,13 +138,14 @@ class Experiments(Models):
                     **values,
                 )
             )
+            write_more(connection, experiment_id, number, more)
             self._touch(connection, home.id)
             return self._experiment(connection, experiment_id, number)
 
-    def _pinned(
-        self, connection: sa.Connection, project: sa.Row[Any], model: str, dataset: str
+    def _pinned_model(
+        self, connection: sa.Connection, project: sa.Row[Any], model: str
     ) -> dict[str, int]:
-        """Return which versions of model and dataset are meant now; refuse what may not be used."""
+        """Return which version of a model is meant now."""
         asked = read_ref(model, 3)
         if asked.keys[:2] != (project.institution, project.key):
             raise CatalogError(
@@ -146,31 +154,37 @@ class Experiments(Models):
             )
         model_row = self._model_row(connection, asked, Action.DO_WORK, Action.SEE_WORK)
         model_version = self._model(connection, model_row.id, asked.version)
-        data = read_ref(dataset, 2)
-        query = (
-            sa.select(datasets.c.id)
-            .join_from(datasets, institutions)
-            .where(institutions.c.key == data.keys[0], datasets.c.key == data.keys[1])
-        )
-        dataset_id = connection.scalar(query.where(self._usable(project)))
-        if dataset_id is None:
-            self._dataset_row(connection, data, Action.SEE_DATASETS)
-            self._refuse_dataset(connection, data, project)
-        version = self._dataset(connection, dataset_id or 0, data.version).latest
-        return {
-            "model_id": model_row.id,
-            "model_number": model_version.number,
-            "dataset_id": dataset_id or 0,
-            "dataset_number": version.number,
-        }
+        return {"model_id": model_row.id, "model_number": model_version.number}
 
-    def _refuse_dataset(self, connection: sa.Connection, ref: Ref, project: sa.Row[Any]) -> None:
-        """Refuse a dataset that a project may not use."""
-        shown = "/".join(ref.keys)
-        raise NotAllowedError(
-            f"dataset {shown} is not granted to project {project.institution}/{project.key}; "
-            f"ask a data owner of {ref.keys[0]} for a grant"
-        )
+    def _pinned_datasets(
+        self, connection: sa.Connection, project: sa.Row[Any], refs: Sequence[str]
+    ) -> list[Version]:
+        """Return which versions of datasets are meant now; refuse what may not be named.
+
+        One that is published may be named before it is granted: code is written, and shown to its
+        owner, before that.
+        """
+        if len(refs) > MOST_DATASETS:
+            raise CatalogError(
+                f"an experiment has at most {MOST_DATASETS} datasets, not {len(refs)}"
+            )
+        asked = [read_ref(ref, 2) for ref in refs]
+        homes = [each.keys[0] for each in asked]
+        twice = next((home for home in homes if homes.count(home) > 1), None)
+        if twice is not None:
+            raise CatalogError(
+                f"two datasets are of {twice}, and each institution is one client; name one of each"
+            )
+        return [self._pinned_dataset(connection, project, each) for each in asked]
+
+    def _pinned_dataset(self, connection: sa.Connection, project: sa.Row[Any], ref: Ref) -> Version:
+        found = self._usable_row(connection, project, ref)
+        if found is None:
+            found = self._dataset_row(connection, ref, Action.SEE_DATASETS)
+            if not found.published:
+                self._refuse_dataset(ref, project)
+        version = self._dataset(connection, found.id, ref.version).latest
+        return found.id, version.number
 
     def archive_experiment(self, ref: str, archived: bool = True) -> ExperimentVersion:
         """Put an experiment away, or take it back."""
@@ -193,6 +207,8 @@ class Experiments(Models):
                 raise InUseError(
                     f"experiment {ref} has runs, such as {run_id}, and stays; archive it instead"
                 )
+            beside = experiment_datasets.c.experiment_id == row.id
+            connection.execute(sa.delete(experiment_datasets).where(beside))
             mine = experiment_versions.c.experiment_id == row.id
             connection.execute(sa.delete(experiment_versions).where(mine))
             connection.execute(sa.delete(experiments).where(experiments.c.id == row.id))
@@ -224,7 +240,17 @@ class Experiments(Models):
                 f"experiment {newest.ref.partition('@')[0]} has no version {number}; "
                 f"the newest is {newest.ref}"
             )
-        return _thing(row)
+        return _things(connection, [row])[0]
+
+
+def _more(connection: sa.Connection, experiment: int, number: int) -> list[Version]:
+    table = experiment_datasets
+    query = (
+        sa.select(table.c.dataset_id, table.c.dataset_number)
+        .where(table.c.experiment_id == experiment, table.c.number == number)
+        .order_by(table.c.position)
+    )
+    return [(row.dataset_id, row.dataset_number) for row in connection.execute(query)]
 
 
 def _versions() -> sa.Select[Any]:
@@ -268,7 +294,12 @@ def _newest() -> sa.Select[Any]:
     return _versions().where(experiment_versions.c.number == newest)
 
 
-def _thing(row: sa.Row[Any]) -> ExperimentVersion:
+def _things(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[ExperimentVersion]:
+    more = read_more(connection, (row.id for row in rows))
+    return [_thing(row, tuple(more.get((row.id, row.number), ()))) for row in rows]
+
+
+def _thing(row: sa.Row[Any], more: tuple[str, ...]) -> ExperimentVersion:
     return ExperimentVersion(
         ref=f"{row.institution}/{row.project}/{row.key}@{row.number}",
         number=row.number,
@@ -282,4 +313,5 @@ def _thing(row: sa.Row[Any]) -> ExperimentVersion:
         created=row.created,
         created_by=row.created_by,
         used=bool(row.used),
+        more_datasets=more,
     )

@@ -35,35 +35,57 @@ class Grants(Datasets):
 
     def give_grant(self, dataset: str, project: str, *, until: float | None = None) -> Grant:
         """Let a project use a dataset; instead of a grant of the two that is there already."""
-        now = self._now()
-        if until is not None and not (
-            isinstance(until, int | float) and math.isfinite(until) and until > now
-        ):
-            raise CatalogError(
-                "a grant ends at a time that is yet to come, in seconds since 1970, "
-                f"not at {until!r}"
-            )
+        self._check_until(until)
         with self._writing() as connection:
             given = self._dataset_row(
                 connection, read_ref(dataset, 2), Action.GRANT_DATASETS, Action.SEE_DATASETS
             )
             # Whoever gives it need not be able to see the project: they were told its reference.
             to = self._any_project(connection, project)
-            there = (grants.c.dataset_id == given.id) & (grants.c.project_id == to.id)
-            connection.execute(sa.update(grants).where(there, holds(now)).values(ended=now))
-            made = connection.execute(
-                sa.insert(grants).values(
-                    dataset_id=given.id,
-                    project_id=to.id,
-                    given_by=self._actor.user,
-                    given=now,
-                    until=until,
-                    ended=None,
-                )
+            return self._give(connection, given, to.id, until=until)
+
+    def _check_until(self, until: float | None) -> None:
+        """Refuse an end of a grant that cannot be."""
+        if until is not None and not (
+            isinstance(until, int | float) and math.isfinite(until) and until > self._now()
+        ):
+            raise CatalogError(
+                "a grant ends at a time that is yet to come, in seconds since 1970, "
+                f"not at {until!r}"
             )
-            self._touch(connection, to.id)
-            (grant_id,) = made.inserted_primary_key or (0,)
-            return _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
+
+    def _give(
+        self,
+        connection: sa.Connection,
+        dataset: sa.Row[Any],
+        project: int,
+        *,
+        code: str = "",
+        until: float | None = None,
+    ) -> Grant:
+        """Let a project use a dataset: with the code of a hash, or with any."""
+        now = self._now()
+        there = (grants.c.dataset_id == dataset.id) & (grants.c.project_id == project)
+        if code:  # else one for any code stands for all that were given for one
+            there &= grants.c.code == code
+        connection.execute(sa.update(grants).where(there, holds(now)).values(ended=now))
+        made = connection.execute(
+            sa.insert(grants).values(
+                dataset_id=dataset.id,
+                project_id=project,
+                given_by=self._actor.user,
+                given=now,
+                until=until,
+                ended=None,
+                code=code,
+            )
+        )
+        self._touch(connection, project)
+        (grant_id,) = made.inserted_primary_key or (0,)
+        grant = _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
+        told = {"project": grant.project, "code": code or "any", "until": until}
+        self._note(connection, dataset.institution, "granted", grant.dataset, **told)
+        return grant
 
     def end_grant(self, grant_id: int) -> Grant:
         """End a grant now; once more changes nothing."""
@@ -78,24 +100,17 @@ class Grants(Datasets):
             self._dataset_row(connection, ref, Action.GRANT_DATASETS, Action.SEE_DATASETS)
             now = self._now()
             mine = (grants.c.id == grant_id) & holds(now)
-            connection.execute(sa.update(grants).where(mine).values(ended=now))
+            if connection.execute(sa.update(grants).where(mine).values(ended=now)).rowcount:
+                told = {"project": f"{row.other}/{row.project}", "code": row.code or "any"}
+                self._note(connection, row.home, "ended a grant", str(ref), **told)
             return _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
 
-    def granted(self, dataset: str, project: str) -> bool:
-        """Return whether a project may use a dataset now."""
+    def granted(self, dataset: str, project: str, *, code: str = "") -> bool:
+        """Return whether a project may use a dataset now: any code of it, or the one of a hash."""
         with self._database.reading() as connection:
             asked = read_ref(dataset, 2)
             row = self._project_row(connection, project, Action.SEE_WORK)
-            query = (
-                sa.select(datasets.c.id)
-                .join_from(datasets, institutions)
-                .where(
-                    institutions.c.key == asked.keys[0],
-                    datasets.c.key == asked.keys[1],
-                    self._usable(row),
-                )
-            )
-            return connection.scalar(query) is not None
+            return self._usable_row(connection, row, asked, code) is not None
 
     def _any_project(self, connection: sa.Connection, ref: str) -> sa.Row[Any]:
         keys = read_ref(ref, 2).keys
@@ -136,4 +151,5 @@ def _grant(row: sa.Row[Any]) -> Grant:
         given=row.given,
         until=row.until,
         ended=row.ended,
+        code=row.code,
     )

@@ -142,6 +142,8 @@ class Projects(Base):
                 raise InUseError(
                     f"project {ref} has runs, such as {run_id}, and stays; archive it instead"
                 )
+            beside = schema.experiment_datasets
+            connection.execute(sa.delete(beside).where(beside.c.experiment_id.in_(inside)))
             for versions, table, column in (
                 (experiment_versions, experiments, "experiment_id"),
                 (model_versions, models, "model_id"),
@@ -149,7 +151,7 @@ class Projects(Base):
                 here = sa.select(table.c.id).where(table.c.project_id == row.id)
                 connection.execute(sa.delete(versions).where(versions.c[column].in_(here)))
                 connection.execute(sa.delete(table).where(table.c.project_id == row.id))
-            for table in (members, grants):
+            for table in (members, grants, schema.grant_requests):
                 connection.execute(sa.delete(table).where(table.c.project_id == row.id))
             connection.execute(sa.delete(projects).where(projects.c.id == row.id))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from flautim_lab.catalog.authorization import Action
+from flautim_lab.catalog.code import code_of
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import not_there, text
 from flautim_lab.catalog.local.experiments import Experiments
-from flautim_lab.catalog.refs import Ref, read_ref
+from flautim_lab.catalog.local.more_datasets import read_more
+from flautim_lab.catalog.local.uses import Uses
+from flautim_lab.catalog.refs import read_ref
 from flautim_lab.catalog.schema import (
     datasets,
     experiment_versions,
@@ -19,12 +23,14 @@ from flautim_lab.catalog.schema import (
     models,
     projects,
     run_links,
+    run_uses,
 )
-from flautim_lab.catalog.things import Page, RunLink
+from flautim_lab.catalog.things import ExperimentVersion, Page, RunLink
 from flautim_lab.errors import CatalogError, ConflictError
+from flautim_lab.experiment.code import Code
 
 
-class Runs(Experiments):
+class Runs(Uses, Experiments):
     """The part of the catalog that keeps what runs were made with."""
 
     def add_run(self, run_id: str, experiment: str) -> RunLink:
@@ -36,25 +42,21 @@ class Runs(Experiments):
         with self._writing() as connection:
             row = self._experiment_row(connection, asked, Action.DO_WORK, Action.SEE_WORK)
             version = self._experiment(connection, row.id, asked.version)
-            known = connection.execute(_links().where(run_links.c.run_id == run_id)).one_or_none()
-            if known is not None:
-                link = _link(known)
+            link = _found(connection, run_id)
+            if link is not None:
                 if link.experiment != version.ref:
                     raise ConflictError(f"run {run_id} was made with {link.experiment} already")
                 return link
             project = self._project_of(connection, asked, Action.DO_WORK, Action.SEE_WORK)
-            data = read_ref(version.dataset, 2)
-            usable = (
-                sa.select(datasets.c.id)
-                .join_from(datasets, institutions)
-                .where(
-                    institutions.c.key == data.keys[0],
-                    datasets.c.key == data.keys[1],
-                    self._usable(project),
-                )
-            )
-            if connection.scalar(usable) is None:
-                self._refuse_dataset(connection, Ref(data.keys), project)
+            code = self._code_of(connection, version).hash
+            read = []
+            for ref in version.datasets:
+                data = read_ref(ref, 2)
+                found = self._usable_row(connection, project, data, code)
+                if found is None:
+                    self._refuse_dataset(data, project, code)
+                read.append((found, data.version or 0))
+            self._note_uses(connection, run_id, read, f"{project.institution}/{project.key}", code)
             connection.execute(
                 sa.insert(run_links).values(
                     run_id=run_id,
@@ -65,7 +67,14 @@ class Runs(Experiments):
                 )
             )
             self._touch(connection, project.id)
-            return _link(connection.execute(_links().where(run_links.c.run_id == run_id)).one())
+            made = connection.execute(_links().where(run_links.c.run_id == run_id)).one()
+            return _all(connection, [made])[0]
+
+    def _code_of(self, connection: sa.Connection, version: ExperimentVersion) -> Code:
+        asked = read_ref(version.model, 3)
+        row = self._model_row(connection, asked, Action.SEE_WORK)
+        model = self._model(connection, row.id, asked.version)
+        return code_of(model, version.settings, len(version.datasets))
 
     def runs(
         self,
@@ -87,7 +96,7 @@ class Runs(Experiments):
                     query = query.where(run_links.c.experiment_number == asked.version)
             query = query.order_by(run_links.c.created.desc(), run_links.c.run_id.desc())
             return self._page(
-                connection, query, page, per_page, lambda rows: [_link(one) for one in rows]
+                connection, query, page, per_page, lambda rows: _all(connection, rows)
             )
 
     def run(self, run_id: str) -> RunLink:
@@ -103,7 +112,28 @@ class Runs(Experiments):
                 row.institution_id,
                 row.project_id,
             )
-            return _link(row)
+            return _all(connection, [row])[0]
+
+
+def _found(connection: sa.Connection, run_id: str) -> RunLink | None:
+    rows = connection.execute(_links().where(run_links.c.run_id == run_id)).all()
+    return _all(connection, rows)[0] if rows else None
+
+
+def _all(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[RunLink]:
+    more = read_more(connection, (row.experiment_id for row in rows))
+    uses = sa.select(run_uses.c.run_id, run_uses.c.stop_asked_by).where(
+        run_uses.c.run_id.in_([row.run_id for row in rows]), run_uses.c.stop_asked.is_not(None)
+    )
+    stopped = {row.run_id: row.stop_asked_by for row in connection.execute(uses)}
+    return [
+        _link(
+            row,
+            tuple(more.get((row.experiment_id, row.experiment_number), ())),
+            stopped.get(row.run_id, ""),
+        )
+        for row in rows
+    ]
 
 
 def _links() -> sa.Select[Any]:
@@ -137,7 +167,7 @@ def _links() -> sa.Select[Any]:
     )
 
 
-def _link(row: sa.Row[Any]) -> RunLink:
+def _link(row: sa.Row[Any], more: tuple[str, ...], stop_asked_by: str) -> RunLink:
     project = f"{row.institution}/{row.project}"
     return RunLink(
         run_id=row.run_id,
@@ -147,4 +177,6 @@ def _link(row: sa.Row[Any]) -> RunLink:
         dataset=f"{row.home}/{row.dataset}@{row.dataset_number}",
         started_by=row.started_by,
         created=row.created,
+        more_datasets=more,
+        stop_asked_by=stop_asked_by,
     )

@@ -168,7 +168,7 @@ class NewExperiment:
             return
         self._busy(self._context.text("The experiment is being checked…"))
         data, net, settings = gathered
-        self._in_background(lambda: check_apart(data, net, settings), self._show_estimate)
+        self._in_background(lambda: check_apart([data], net, settings), self._show_estimate)
 
     def _show_estimate(self, found: Estimate) -> None:
         from flautim_lab.plots import shown_size, to_png
@@ -210,7 +210,7 @@ class NewExperiment:
         source = upload.text() if upload else ""
 
         def work() -> str:
-            check_apart(data, net, settings, name)
+            check_apart([data], net, settings, name)
             saved = self._context.catalog.save_experiment(
                 self._project,
                 name,
