@@ -1,25 +1,34 @@
-"""The list of institutions, and which notebook pods a user may have: no hub, no cluster needed."""
+"""The list of institutions, as who runs the cluster writes it: no hub, no cluster needed."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hub_config.sizes import (
+    NO_LIMITS,
+    Limits,
+    Size,
+    SizeError,
+    check_within,
+    read_limits,
+    read_sizes,
+)
+
 #: What Kubernetes takes as the name of a namespace (RFC 1123), and JupyterHub as that of a group.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-FIELDS = ("name", "namespace", "users")
+#: What Kubernetes takes as the name of a volume's claim (RFC 1123, subdomains).
+CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+NEEDED = ("name", "namespace")
+OPTIONAL = ("users", "owners", "data", "profiles", "limits")
 
 
 class InstitutionsError(ValueError):
     """The list cannot be used; its message says where, and what is wanted there."""
-
-
-class NoInstitutionError(LookupError):
-    """A user may have no notebook pod; its message is shown to them."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,24 @@ class Institution:
         Where its pods are.
     users : tuple of str
         Names at the Hub of those who belong to it.
+    owners : tuple of str
+        Names of its first data owners, who belong to it, too.
+    data : str or None
+        The PersistentVolumeClaim with its data, in its namespace.
+    sizes : tuple of Size
+        Of notebook pods, to choose from.
+    limits : Limits
+        How much of each may be asked for by hand.
     """
 
     key: str
     name: str
     namespace: str
-    users: tuple[str, ...]
+    users: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    data: str | None = None
+    sizes: tuple[Size, ...] = ()
+    limits: Limits = NO_LIMITS
 
 
 Institutions = Mapping[str, Institution]
@@ -91,9 +112,12 @@ def _institution(path: Path, key: str, told: Any) -> Institution:
         raise InstitutionsError(
             f"{where} must be named by at most 63 lowercase letters, digits and hyphens"
         )
-    if not isinstance(told, dict) or set(told) != set(FIELDS):
-        raise InstitutionsError(f"{where} must have {', '.join(FIELDS)}, and nothing else")
-    name, namespace, users = (told[field] for field in FIELDS)
+    if not isinstance(told, dict) or not set(NEEDED) <= set(told) <= {*NEEDED, *OPTIONAL}:
+        raise InstitutionsError(
+            f"{where} must have {' and '.join(NEEDED)}, may have {', '.join(OPTIONAL)}, and "
+            "nothing else"
+        )
+    name, namespace, data = (told.get(field) for field in ("name", "namespace", "data"))
     if not isinstance(name, str) or not name.strip():
         raise InstitutionsError(f"{where} needs a name for people to read, not {name!r}")
     if not isinstance(namespace, str) or not NAME.fullmatch(namespace):
@@ -101,64 +125,41 @@ def _institution(path: Path, key: str, told: Any) -> Institution:
             f"{where} needs a namespace of at most 63 lowercase letters, digits and hyphens, "
             f"not {namespace!r}"
         )
-    if not isinstance(users, list) or not all(isinstance(each, str) and each for each in users):
-        raise InstitutionsError(f"{where} needs a list of users' names, not {users!r}")
-    capital = next((each for each in users if each != each.strip().lower()), None)
+    if data is not None and (not isinstance(data, str) or not CLAIM.fullmatch(data)):
+        raise InstitutionsError(
+            f"{where} needs the name of a PersistentVolumeClaim as its data, not {data!r}"
+        )
+    try:
+        limits = read_limits(told.get("limits", {}))
+        sizes = read_sizes(told.get("profiles", []))
+        for size in sizes:
+            try:
+                check_within(size, limits)
+            except SizeError as error:
+                raise SizeError(f"profile {size.name!r}: {error}") from error
+    except SizeError as error:
+        raise InstitutionsError(f"{where}: {error}") from error
+    users, owners = (_names(where, told.get(field, [])) for field in ("users", "owners"))
+    return Institution(key, name, namespace, users, owners, data, sizes, limits)
+
+
+def _names(where: str, told: Any) -> tuple[str, ...]:
+    if not isinstance(told, list) or not all(isinstance(each, str) and each for each in told):
+        raise InstitutionsError(f"{where} needs a list of users' names, not {told!r}")
+    capital = next((each for each in told if each != each.strip().lower()), None)
     if capital is not None:
         # JupyterHub knows users by their names in lowercase only.
         raise InstitutionsError(
             f"{where} has the user {capital!r}; write the name as {capital.strip().lower()!r}"
         )
-    return Institution(key, name, namespace, tuple(users))
+    return tuple(told)
 
 
 def users_of(institutions: Institutions) -> set[str]:
     """Return everybody who belongs to an institution."""
-    return {user for each in institutions.values() for user in each.users}
+    return {user for each in institutions.values() for user in (*each.users, *each.owners)}
 
 
 def groups_of(user: str, institutions: Institutions) -> list[str]:
     """Return the keys of the institutions that a user belongs to, in the order of the list."""
-    return [each.key for each in institutions.values() if user in each.users]
-
-
-def profiles(
-    user: str, groups: Collection[str], institutions: Institutions
-) -> list[dict[str, Any]]:
-    """Return the notebook pods that a user may choose from: one for each of their institutions.
-
-    Parameters
-    ----------
-    user : str
-        Their name, for the sentence.
-    groups : collection of str
-        Their groups at the Hub.
-    institutions : mapping of str to Institution
-
-    Returns
-    -------
-    list of dict
-        KubeSpawner's profiles, of which each sets the institution's namespace.
-
-    Raises
-    ------
-    NoInstitutionError
-        If no institution is theirs. An empty list would start the pod in the hub's namespace.
-    """
-    mine = [each for each in institutions.values() if each.key in groups]
-    if not mine:
-        raise NoInstitutionError(
-            f"{user} belongs to no institution of this hub ({', '.join(institutions)}), so there "
-            "is no place for a notebook; ask who runs the hub to add you to yours"
-        )
-    return [
-        {
-            "display_name": each.name,
-            "slug": each.key,
-            "kubespawner_override": {
-                "namespace": each.namespace,
-                "environment": {"FLAUTIM_LAB_INSTITUTION": each.key},
-            },
-        }
-        for each in mine
-    ]
+    return [each.key for each in institutions.values() if user in each.users or user in each.owners]

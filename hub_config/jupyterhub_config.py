@@ -6,13 +6,16 @@ https://jupyterhub.readthedocs.io and https://jupyterhub-kubespawner.readthedocs
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
-from hub_config import login, roles
-from hub_config.institutions import NoInstitutionError, profiles
+from hub_config import culling, login, roles
+from hub_config.places import Places
+from hub_config.profiles import NoInstitutionError, check_chosen, offers_a_choice, profiles
 from hub_config.settings import Settings
+from hub_config.sizes import LEAST_MEMORY, SizeError
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - JupyterHub's own
 settings = Settings.of_environment(os.environ)
@@ -38,45 +41,81 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 
 # --- who may log in ------------------------------------------------------------------------------
-login.configure(c, settings.institutions, settings.login_password, settings.admin_password)
+SERVICE = settings.service_url or f"http://service.{settings.namespace}.svc:8080"
+places = Places(settings.institutions, f"{SERVICE}{roles.PLACES}", settings.service_token)
+if settings.oidc:
+    login.by_provider(c, places, settings.oidc)
+elif settings.passwords:
+    login.by_password(c, places, *settings.passwords)
 
 # --- the service, which makes the pods of runs ---------------------------------------------------
 c.JupyterHub.services = [
     {
         "name": roles.SERVICE,
-        "url": f"http://service.{settings.namespace}.svc:8080",
+        "url": SERVICE,
         "api_token": settings.service_token,
         "display": False,
     }
 ]
-c.JupyterHub.load_roles = roles.ROLES
+c.JupyterHub.load_roles = [*roles.ROLES]
+
+# --- ending notebooks that nobody uses -----------------------------------------------------------
+if settings.idle_minutes:
+    # By loopback: it is a process of the hub's pod, which no policy lets talk to itself.
+    api = "http://127.0.0.1:8081/hub/api"
+    c.JupyterHub.services += [culling.service(settings.idle_minutes * 60, api)]
+    c.JupyterHub.load_roles += [culling.ROLE]
 
 
 # --- notebook pods -------------------------------------------------------------------------------
-def choices(spawner: Any) -> list[dict[str, Any]]:
+def asking(spawner: Any) -> dict[str, Any]:
+    """Return who asks for a notebook, and what there is."""
+    return {
+        "user": spawner.user.name,
+        "groups": {group.name for group in spawner.user.groups},
+        "institutions": settings.institutions,
+        "default": settings.size,
+    }
+
+
+def offered(spawner: Any, owned: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return what a user may choose from, or refuse with a sentence."""
-    groups = {group.name for group in spawner.user.groups}
     try:
-        return profiles(spawner.user.name, groups, settings.institutions)
+        return profiles(**asking(spawner), owned=owned)
     except NoInstitutionError as error:
         raise SpawnException(str(error), reason="no-institution", status_code=403) from error
 
 
+async def choices(spawner: Any) -> list[dict[str, Any]]:
+    """Return what a user may choose from, with the data that is theirs."""
+    return offered(spawner, await places.owned(spawner.user.name))
+
+
 async def form(spawner: Any) -> str:
     """Return KubeSpawner's form, or none where there is nothing to choose."""
-    if len(choices(spawner)) == 1:
+    if not offers_a_choice(offered(spawner)):
         return ""
+    try:
+        check_chosen(spawner.user_options, **asking(spawner))
+    except SizeError:  # what was chosen before is not offered any more
+        spawner.user_options = {}
     default = spawner.trait_defaults("options_form")
     return str(await default(spawner))
 
 
-def look_for_the_home_again(spawner: Any) -> None:
-    """Let KubeSpawner make sure of the home in the namespace that was chosen now.
+def before_the_start(spawner: Any) -> None:
+    """Refuse what is not offered; let KubeSpawner make sure of the home where it is to be now.
 
     It remembers that a volume was made, and not in which namespace: in another institution's the
     pod would wait for one that is not there.
     """
     spawner._pvc_exists = False
+    if not offers_a_choice(offered(spawner)):
+        spawner.user_options = {}  # JupyterHub keeps what was chosen when there was a choice
+    try:
+        check_chosen(spawner.user_options, **asking(spawner))
+    except SizeError as error:
+        raise SpawnException(str(error), reason="not-offered", status_code=400) from error
 
 
 c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
@@ -84,19 +123,18 @@ c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
 # needs a Role there and no ClusterRole.
 c.KubeSpawner.profile_list = choices
 c.KubeSpawner.options_form = form
-c.KubeSpawner.pre_spawn_hook = look_for_the_home_again
+c.KubeSpawner.pre_spawn_hook = before_the_start
 c.KubeSpawner.start_timeout = 300  # seconds: a node may have to fetch the image first
 c.KubeSpawner.http_timeout = 60
 
 c.KubeSpawner.image = settings.notebook_image
 c.KubeSpawner.image_pull_policy = settings.image_pull_policy
 c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+c.KubeSpawner.args = culling.SERVER_ARGUMENTS
 c.KubeSpawner.default_url = "/lab"
 c.KubeSpawner.environment = {
     "HOME": HOME,
-    "FLAUTIM_LAB_SERVICE_URL": (
-        f"http://service.{settings.namespace}.svc:8080/services/{roles.SERVICE}"
-    ),
+    "FLAUTIM_LAB_SERVICE_URL": f"{SERVICE}{roles.PREFIX}",
 }
 c.KubeSpawner.extra_labels = {"app.kubernetes.io/part-of": "flautim-lab"}
 
@@ -115,10 +153,8 @@ c.KubeSpawner.container_security_context = {
 c.KubeSpawner.automount_service_account_token = False
 c.KubeSpawner.extra_pod_config = {"enableServiceLinks": False}
 
-c.KubeSpawner.cpu_guarantee = min(settings.cpu, 0.2)  # an idle notebook uses next to nothing
-c.KubeSpawner.cpu_limit = settings.cpu
-c.KubeSpawner.mem_guarantee = "512M"
-c.KubeSpawner.mem_limit = settings.memory
+# What it may use comes with the profile too; this is what it is sure of.
+c.KubeSpawner.mem_guarantee = LEAST_MEMORY
 
 # --- homes ---------------------------------------------------------------------------------------
 c.KubeSpawner.storage_pvc_ensure = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 SERVICE = "flautim-lab"
+PREFIX = f"/services/{SERVICE}"
+PLACES = f"{PREFIX}/places"  # what the hub alone may ask it
 USE_THE_SERVICE = f"access:services!service={SERVICE}"
 
 ROLES: list[dict[str, Any]] = [

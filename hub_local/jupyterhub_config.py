@@ -6,6 +6,7 @@ Login, groups, roles and the service are those of ``hub_config/``; what differs 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from hub_config import login, roles
 from hub_config.institutions import read_institutions
+from hub_config.places import Places
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - JupyterHub's own
 
@@ -43,9 +45,10 @@ c.JupyterHub.cleanup_servers = True
 c.JupyterHub.cleanup_proxy = True
 
 # --- who may log in ------------------------------------------------------------------------------
-login.configure(
+token = secrets.token_hex(32)
+login.by_password(
     c,
-    institutions,
+    Places(institutions, f"{SERVICE}{roles.PLACES}", token),
     os.environ["FLAUTIM_LAB_LOGIN_PASSWORD"],
     os.environ["FLAUTIM_LAB_ADMIN_PASSWORD"],
 )
@@ -55,6 +58,7 @@ c.JupyterHub.services = [
     {
         "name": roles.SERVICE,
         "url": SERVICE,
+        "api_token": token,
         "command": [*TIED, sys.executable, "-m", "flautim_lab.service"],
         "environment": {
             "FLAUTIM_LAB_HOME": str(folder / "service"),
@@ -92,7 +96,7 @@ c.Spawner.args = ["--allow-root"] if os.getuid() == 0 else []
 c.Spawner.default_url = "/lab"
 c.Spawner.env_keep = ["PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMP_NUM_THREADS"]
 c.Spawner.environment = {
-    "FLAUTIM_LAB_SERVICE_URL": f"{SERVICE}/services/{roles.SERVICE}",
+    "FLAUTIM_LAB_SERVICE_URL": f"{SERVICE}{roles.PREFIX}",
     "FLWR_TELEMETRY_ENABLED": "0",
     # Settings of the person who started the hub are none of its users'.
     "JUPYTER_PREFER_ENV_PATH": "1",

@@ -115,11 +115,18 @@ class Institution:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody at an institution."""
+    """Somebody at an institution.
+
+    Attributes
+    ----------
+    from_hub : bool
+        Whether the hub's list of institutions names them there: who runs the hub takes them off.
+    """
 
     user: str
     institution: str
     roles: frozenset[Role]
+    from_hub: bool = False
 
 
 @dataclass(frozen=True)

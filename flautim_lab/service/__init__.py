@@ -7,6 +7,7 @@
     hub.py        who asks (JupyterHub's HubAuth), and of which institutions they are
     access.py     who may do what: one table
     streams.py    how a run is followed; readers.py: one look at the records for all who do
+    places.py     where somebody belongs: what the hub alone asks
     dispatch.py   from a request to pods, by the code of the ``cluster`` runner
     batches.py    batches of points, the same way; batch_routes.py: their routes
     turns.py      who waits for whom: a user for themselves, and nobody for another

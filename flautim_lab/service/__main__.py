@@ -13,6 +13,7 @@ from flautim_lab.records.store import Records
 from flautim_lab.service.app import make_app
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
+from flautim_lab.service.places import listed_roles
 from flautim_lab.service.settings import Settings
 
 GRACE_SECONDS = 3  # that questions which wait for news are given when the service is to end
@@ -23,7 +24,7 @@ def main() -> int:
     """Serve until told to end; returns the exit status."""
     try:
         settings = Settings.of_environment()
-        catalogs = Catalogs(opening.database())
+        catalogs = Catalogs(opening.database(), listed=listed_roles(settings.listed))
         catalogs.add_missing(settings.names)
         app = make_app(Records.default(), settings, Hub(settings.institutions), catalogs)
     except FlautimError as error:

@@ -15,6 +15,7 @@
     POST /runs/ID/faults                strike it on purpose
     POST /runs/ID/scale                 more or fewer workers while it goes
     ...  /batches/...                   the points of a batch as pods: batch_routes.py
+    GET  /places?user=                  where somebody belongs; the hub alone may ask: places.py
     ...  /catalog/...                   institutions, projects, datasets: catalog_routes.py
 """
 
@@ -42,6 +43,7 @@ from flautim_lab.service.batches import Batches
 from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.places import places_router
 from flautim_lab.service.readers import Readers
 from flautim_lab.service.requests import (
     MOST_READING,
@@ -97,6 +99,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     app.include_router(_routes(records, runs, readers), prefix=settings.prefix)
     app.include_router(batch_router(batches), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
+    app.include_router(places_router(settings, catalogs), prefix=settings.prefix)
     return app
 
 

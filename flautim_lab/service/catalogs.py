@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-from flautim_lab.catalog.local import Actor, LocalCatalog
+from flautim_lab.catalog.local import Actor, Listed, LocalCatalog
 from flautim_lab.catalog.schema import CatalogDatabase
+from flautim_lab.catalog.things import Role
 from flautim_lab.errors import ConflictError
 from flautim_lab.service.hub import Caller
 
@@ -22,16 +24,34 @@ class Catalogs:
     database : CatalogDatabase
     now : callable
         Returns the time in seconds since 1970 (UTC).
+    listed : mapping
+        Who is what at each institution by the hub's list: roles by user, by key.
     """
 
-    def __init__(self, database: CatalogDatabase, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: CatalogDatabase,
+        now: Callable[[], float] = time.time,
+        listed: Listed = MappingProxyType({}),
+    ) -> None:
         self._database = database
         self._now = now
+        self._listed = listed
 
     def __call__(self, who: Caller) -> LocalCatalog:
         """Return the catalog as somebody may use it."""
-        actor = Actor(who.name, who.admin, institutions=frozenset(who.institutions))
-        return LocalCatalog(self._database, actor, self._now)
+        owned = (
+            key
+            for key in who.institutions
+            if Role.DATA_OWNER in self._listed.get(key, {}).get(who.name, ())
+        )
+        actor = Actor(
+            who.name,
+            who.admin,
+            institutions=frozenset(who.institutions),
+            data_owner_of=frozenset(owned),
+        )
+        return LocalCatalog(self._database, actor, self._now, self._listed)
 
     def own(self) -> LocalCatalog:
         """Return the catalog as the service itself uses it."""

@@ -40,6 +40,11 @@ class Settings:
     port : int
     host : str
         The address that it listens on; in a pod, every one of its own.
+    token : str
+        Its own at the Hub, with which the hub asks it, too.
+    listed : mapping of str to mapping
+        All that the list says of each institution, by its key; the hub checks it
+        (``hub_config/institutions.py``).
     """
 
     institutions: Mapping[str, str]
@@ -49,6 +54,8 @@ class Settings:
     prefix: str = f"/services/{NAME}"
     port: int = 8080
     host: str = EVERYWHERE
+    token: str = field(default="", repr=False)
+    listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -84,4 +91,6 @@ class Settings:
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),
             os.environ.get(HOST_VARIABLE) or EVERYWHERE,
+            os.environ["JUPYTERHUB_API_TOKEN"],
+            told,
         )

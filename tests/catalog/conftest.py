@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -49,10 +49,12 @@ class World:
 
     database: CatalogDatabase
     clock: Clock
+    listed: dict = field(default_factory=dict)  # who is what where by the hub's list
 
     def of(self, user, *, platform_admin=False, alone=False):
         """The catalog, as somebody may use it."""
-        return LocalCatalog(self.database, Actor(user, platform_admin, alone), self.clock)
+        actor = Actor(user, platform_admin, alone)
+        return LocalCatalog(self.database, actor, self.clock, self.listed)
 
 
 class RestWorld(World):
@@ -92,7 +94,7 @@ def catalog_app(world):
     app = FastAPI(title="The catalog")
     app.state.hub = NamesAsTokens()
     refuse_in_sentences(app)
-    app.include_router(catalog_router(Catalogs(world.database, world.clock)))
+    app.include_router(catalog_router(Catalogs(world.database, world.clock, world.listed)))
     return app
 
 

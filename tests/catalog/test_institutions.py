@@ -129,6 +129,38 @@ def test_users_by_name_with_what_they_are(people):
     ]
 
 
+def test_who_comes_from_the_hubs_list_is_among_them(people):
+    researcher, both = frozenset({Role.RESEARCHER}), frozenset({Role.RESEARCHER, Role.DATA_OWNER})
+    people.world.listed["ufmg"] = {"hugo": researcher, "davi": researcher, "iris": both}
+    found = people.ana.users("ufmg")
+    assert [(each.user, set(each.roles), each.from_hub) for each in found.items] == [
+        ("ana", {Role.RESEARCHER}, False),
+        ("bia", {Role.RESEARCHER}, False),
+        ("carla", {Role.INSTITUTION_ADMIN}, False),
+        ("davi", set(both), True),
+        ("hugo", {Role.RESEARCHER}, True),
+        ("iris", set(both), True),
+    ]
+    assert found.total == 6
+    second = people.ana.users("ufmg", page=2, per_page=4)
+    assert [each.user for each in second.items] == ["hugo", "iris"]
+    assert (second.total, second.pages) == (6, 2)
+    assert [each.user for each in people.eva.users("ifnmg").items] == ["eva"]
+
+
+def test_who_comes_from_the_hubs_list_is_not_taken_off_here(people):
+    people.world.listed["ufmg"] = {"hugo": frozenset({Role.RESEARCHER})}
+    with pytest.raises(
+        CatalogError, match=r"^hugo is of ufmg by the hub's list; only who runs the"
+    ):
+        people.admin.remove_user("ufmg", "hugo")
+    made = people.admin.set_roles("ufmg", "hugo", [Role.DATA_OWNER])
+    assert (made.roles, made.from_hub) == ({Role.RESEARCHER, Role.DATA_OWNER}, True)
+    people.admin.remove_user("ufmg", "hugo")  # what the catalog gave
+    (left,) = [each for each in people.ana.users("ufmg").items if each.user == "hugo"]
+    assert left.roles == {Role.RESEARCHER}
+
+
 def test_roles_are_given_in_place_of_those_there_were(people):
     both = [Role.RESEARCHER, Role.DATA_OWNER]
     assert people.admin.set_roles("ufmg", "ana", both).roles == set(both)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
-from hub_config.institutions import (
-    InstitutionsError,
-    NoInstitutionError,
-    groups_of,
-    profiles,
-    read_institutions,
-    users_of,
-)
+from hub_config.institutions import InstitutionsError, groups_of, read_institutions, users_of
+from hub_config.sizes import Limits, Size
 
 UFMG = {"name": "Federal University", "namespace": "flautim-ufmg", "users": ["ana", "bruno"]}
 IFNMG = {"name": "Institute", "namespace": "flautim-ifnmg", "users": ["ana", "carla"]}
+
+LARGE = {"name": "Large", "cpu": 4, "memory": "8G"}
+
+
+def of_size(**changes):
+    """A list with one size, and bounds."""
+    limits = {"cpu": 4, "memory": "8G", "gpu": 1}
+    return {"ufmg": UFMG | {"limits": limits, "profiles": [LARGE | changes]}}
 
 
 @pytest.fixture
@@ -43,32 +44,27 @@ def test_who_belongs_where(two):
     assert groups_of("dora", two) == []
 
 
-def test_a_notebook_is_in_the_namespace_of_the_users_institution(two):
-    (only,) = profiles("bruno", {"ufmg"}, two)
-    assert only["display_name"] == "Federal University"
-    assert only["kubespawner_override"] == {
-        "namespace": "flautim-ufmg",
-        "environment": {"FLAUTIM_LAB_INSTITUTION": "ufmg"},
-    }
+def test_an_owner_belongs_there_too_and_data_have_a_claim(written):
+    more = UFMG | {"owners": ["olga"], "data": "telemetry.v2"}
+    told = read_institutions(written({"ufmg": more, "usp": {"name": "U", "namespace": "usp"}}))
+    assert groups_of("olga", told) == ["ufmg"]
+    assert users_of(told) == {"ana", "bruno", "olga"}
+    assert (told["ufmg"].data, told["usp"].data) == ("telemetry.v2", None)
+    assert told["usp"].users == ()
 
 
-def test_one_of_two_institutions_may_choose(two):
-    both = profiles("ana", {"ifnmg", "ufmg", "another-group"}, two)
-    assert [each["slug"] for each in both] == ["ufmg", "ifnmg"]
-    assert [each["kubespawner_override"]["namespace"] for each in both] == [
-        "flautim-ufmg",
-        "flautim-ifnmg",
+def test_sizes_and_bounds(written):
+    sizes = [
+        {"name": "Small", "cpu": 0.5, "memory": "1G"},
+        {"name": "With a GPU", "cpu": "4", "memory": "8G", "gpu": 1, "image": "cuda:1"},
     ]
-
-
-@pytest.mark.parametrize("groups", [set(), {"another-group"}])
-def test_who_belongs_to_none_is_refused(two, groups):
-    sentence = (
-        "dora belongs to no institution of this hub (ufmg, ifnmg), so there is no place for a "
-        "notebook; ask who runs the hub to add you to yours"
+    limits = {"cpu": 4, "memory": "8G", "gpu": 2}
+    told = read_institutions(written({"ufmg": UFMG | {"profiles": sizes, "limits": limits}}))
+    assert told["ufmg"].sizes == (
+        Size("Small", 0.5, "1G"),
+        Size("With a GPU", 4.0, "8G", 1, "cuda:1"),
     )
-    with pytest.raises(NoInstitutionError, match=f"^{re.escape(sentence)}$"):
-        profiles("dora", groups, two)
+    assert told["ufmg"].limits == Limits(4.0, "8G", 2)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +74,29 @@ def test_who_belongs_to_none_is_refused(two, groups):
         ([], "must be a JSON object of institutions by their short names"),
         ({}, "must be a JSON object of institutions by their short names"),
         ({"UFMG": UFMG}, "'UFMG' must be named by at most 63 lowercase letters"),
-        ({"ufmg": "ana"}, "'ufmg' must have name, namespace, users, and nothing else"),
-        ({"ufmg": UFMG | {"gpu": 1}}, "'ufmg' must have name, namespace, users, and nothing else"),
+        ({"ufmg": "ana"}, "'ufmg' must have name and namespace, may have users, owners, data, p"),
+        ({"ufmg": UFMG | {"gpu": 1}}, "'ufmg' must have name and namespace, .* and nothing else"),
+        ({"ufmg": UFMG | {"owners": ["Ana"]}}, "has the user 'Ana'; write the name as 'ana'"),
+        ({"ufmg": UFMG | {"data": "/data"}}, "a PersistentVolumeClaim as its data, not '/data'"),
+        ({"ufmg": UFMG | {"limits": {"disk": 1}}}, "limits may have cpu, memory and gpu, and noth"),
+        ({"ufmg": UFMG | {"limits": {"cpu": True}}}, "limits: CPU must be a number of cores"),
+        ({"ufmg": UFMG | {"limits": {"memory": "8Gi"}}}, "limits: memory must be 512M or more, s"),
+        ({"ufmg": UFMG | {"profiles": {}}}, "profiles must be a list, not {}"),
+        (of_size(cpu=None), "profile 'Large': CPU must be a number of cores from 0.1 on, .*'None'"),
+        (of_size(cpu="1\n"), "profile 'Large': CPU must be a number of cores"),
+        (of_size(memory="1.5G"), "profile 'Large': memory must be 512M or more, .* not '1.5G'"),
+        (of_size(memory="100M"), "profile 'Large': memory must be 512M or more, .* not '100M'"),
+        (of_size(gpu=-1), "profile 'Large': GPUs must be a whole number, such as 1, not '-1'"),
+        (of_size(image=""), "profile 'Large' needs the name of an image, not ''"),
+        (of_size(disk=1), "a profile has a name .*, cpu and memory, may have gpu and image, and"),
+        (of_size(name="<b>"), "a profile has a name"),
+        (of_size(cpu=5), "profile 'Large': 5 cores are more than the 4 that may be asked for"),
+        (of_size(memory="9G"), "profile 'Large': 9G of memory is more than the 8G that may be"),
+        (of_size(gpu=2), "profile 'Large': 2 GPUs are more than the 1 that may be asked for"),
+        (
+            {"ufmg": UFMG | {"profiles": [LARGE, LARGE]}},
+            "two profiles are called 'Large'; give each a name of its own",
+        ),
         ({"ufmg": UFMG | {"name": " "}}, "'ufmg' needs a name for people to read, not ' '"),
         ({"ufmg": UFMG | {"namespace": "a b"}}, "needs a namespace of at most 63 .* not 'a b'"),
         ({"ufmg": UFMG | {"users": "ana"}}, "needs a list of users' names, not 'ana'"),

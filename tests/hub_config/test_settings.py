@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from hub_config.settings import NEEDED, Settings, SettingsError
+from hub_config.oidc import NEEDED as OIDC_NEEDED
+from hub_config.settings import NEEDED, PASSWORDS, Settings, SettingsError
 
 
 def test_what_is_told_and_what_is_not(environment):
@@ -22,7 +25,7 @@ def test_secrets_are_not_shown(environment):
         assert environment[f"FLAUTIM_LAB_{name}"] not in shown
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", {**NEEDED, **PASSWORDS})
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_nothing_is_open_by_default(environment, name, value):
     environment.pop(name)
@@ -38,6 +41,14 @@ def test_nothing_is_open_by_default(environment, name, value):
         ("FLAUTIM_LAB_LOGIN_PASSWORD", "short", "has 5 characters; it needs at least 12"),
         ("FLAUTIM_LAB_ADMIN_PASSWORD", "x" * 31, "has 31 characters; it needs at least 32"),
         ("FLAUTIM_LAB_NOTEBOOK_CPU", "two", "must be a number of cores, such as 0.5, not 'two'"),
+        (
+            "FLAUTIM_LAB_NOTEBOOK_MEMORY",
+            "2Gi",
+            "memory must be 512M or more, such as 2G, not '2Gi'",
+        ),
+        ("FLAUTIM_LAB_IDLE_MINUTES", "5", "must be a whole number of minutes from 15 on, or 0 for"),
+        ("FLAUTIM_LAB_IDLE_MINUTES", "1h", "must be a whole number of minutes from 15 on, or 0"),
+        ("FLAUTIM_LAB_LOGIN", "github", "must be one of password, oidc, not 'github'"),
         ("FLAUTIM_LAB_INSTITUTIONS", "/nowhere", "/nowhere is no list of institutions in JSON"),
     ],
 )
@@ -52,3 +63,67 @@ def test_a_users_password_is_no_admins(environment):
     environment["FLAUTIM_LAB_LOGIN_PASSWORD"] = environment["FLAUTIM_LAB_ADMIN_PASSWORD"]
     with pytest.raises(SettingsError, match="are the same; every user would be an admin"):
         Settings.of_environment(environment)
+
+
+# --- an identity provider -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider(environment, tmp_path):
+    listed = {"ufmg": {"name": "Federal University", "namespace": "of-ufmg", "owners": ["olga"]}}
+    (tmp_path / "institutions.json").write_text(json.dumps(listed))
+    for name in PASSWORDS:
+        environment.pop(name)
+    here = "https://id.example/"
+    return environment | {
+        "FLAUTIM_LAB_LOGIN": "oidc",
+        "FLAUTIM_LAB_OIDC_AUTHORIZE_URL": f"{here}authorize",
+        "FLAUTIM_LAB_OIDC_TOKEN_URL": f"{here}token",
+        "FLAUTIM_LAB_OIDC_USERDATA_URL": f"{here}userinfo",
+        "FLAUTIM_LAB_OIDC_CALLBACK_URL": "https://hub.example/hub/oauth_callback",
+        "FLAUTIM_LAB_OIDC_CLIENT_ID": "flautim-hub",
+        "FLAUTIM_LAB_OIDC_CLIENT_SECRET": "the hub's at the provider",
+        "JUPYTERHUB_CRYPT_KEY": "0" * 64,
+    }
+
+
+def test_a_provider_as_told(provider):
+    settings = Settings.of_environment(
+        provider | {"FLAUTIM_LAB_OIDC_ADMIN_GROUP": "admins", "FLAUTIM_LAB_OIDC_SCOPES": "openid a"}
+    )
+    assert settings.passwords is None
+    told = settings.oidc
+    assert told.token_url == "https://id.example/token"
+    assert (told.username_claim, told.groups_claim) == ("preferred_username", "groups")
+    assert (told.admin_group, told.scopes) == ("admins", ("openid", "a"))
+    assert "the hub's at the provider" not in repr(settings)
+    assert Settings.of_environment(provider).oidc.admin_group == ""
+
+
+@pytest.mark.parametrize("name", OIDC_NEEDED)
+def test_a_provider_is_told_whole(provider, name):
+    with pytest.raises(SettingsError, match=f"^the hub needs {name} in its environment: "):
+        Settings.of_environment(provider | {name: " "})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("TOKEN_URL", "http://id.example/token", "must be an address with https, not 'http://id"),
+        ("TOKEN_URL", "http://127.0.0.1.example/", "must be an address with https"),
+        ("USERDATA_URL", "id.example/userinfo", "must be an address with https"),
+        ("AUTHORIZE_URL", "javascript:alert(1)", "must be an address with https"),
+        ("SCOPES", "profile", "must have openid among them, not 'profile'"),
+    ],
+)
+def test_a_provider_that_will_not_do(provider, name, value, sentence):
+    with pytest.raises(SettingsError, match=rf"^FLAUTIM_LAB_OIDC_{name} {sentence}"):
+        Settings.of_environment(provider | {f"FLAUTIM_LAB_OIDC_{name}": value})
+
+
+def test_with_a_provider_the_list_has_no_users(provider, environment, tmp_path):
+    """Two would say who belongs where."""
+    listed = {"ufmg": {"name": "Federal University", "namespace": "of-ufmg", "users": ["ana"]}}
+    (tmp_path / "institutions.json").write_text(json.dumps(listed))
+    with pytest.raises(SettingsError, match=r"claims say who belongs to ufmg; take its users off"):
+        Settings.of_environment(provider)

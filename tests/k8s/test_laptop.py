@@ -18,9 +18,16 @@ from kubespawner.spawner import EventReflector, PodReflector
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 from flautim_lab.service import settings as service
+from flautim_lab.service.places import PATH as PLACES
 from hub_config import roles
 from hub_config.institutions import read_institutions
-from hub_config.settings import NEEDED, SHORTEST_ADMIN_PASSWORD, SHORTEST_PASSWORD, Settings
+from hub_config.settings import (
+    NEEDED,
+    PASSWORDS,
+    SHORTEST_ADMIN_PASSWORD,
+    SHORTEST_PASSWORD,
+    Settings,
+)
 from tests.k8s.conftest import K8S
 from tests.k8s.pod_security import problems
 
@@ -199,7 +206,7 @@ def test_git_does_not_take_them():
 
 
 def test_hub_and_service_are_told_all_they_need(pods):
-    assert set(NEEDED) <= set(pods["hub"].env)
+    assert {*NEEDED, *PASSWORDS} <= set(pods["hub"].env)
     assert set(service.NEEDED) <= set(pods["service"].env)
     for name in ("hub", "service"):
         path = Path(pods[name].env[service.INSTITUTIONS_VARIABLE])
@@ -216,6 +223,21 @@ def test_both_understand_the_list_of_institutions(monkeypatch):
         key: each.namespace for key, each in read_institutions(INSTITUTIONS).items()
     }
     assert json.loads(INSTITUTIONS.read_text())["ufmg"]["users"] == ["ana", "bruno"]
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_the_data_that_the_list_names_are_there(objects):
+    claims = {
+        (each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in of(objects, "PersistentVolumeClaim")
+    }
+    named_there = {
+        (each.namespace, each.data)
+        for each in read_institutions(INSTITUTIONS).values()
+        if each.data
+    }
+    assert named_there == {("flautim-ufmg", "ufmg-data")}
+    assert named_there <= claims
 
 
 def test_addresses_and_ports(objects, pods):
@@ -237,6 +259,7 @@ def test_addresses_and_ports(objects, pods):
     assert pods["service"].container["readinessProbe"]["httpGet"]["path"] == f"{prefix}/health"
     assert pods["service"].env["JUPYTERHUB_API_URL"] == "http://hub:8081/hub/api"
     assert roles.SERVICE == service.NAME
+    assert f"{prefix}{PLACES}" == roles.PLACES
     text = (TOP / "hub_config/jupyterhub_config.py").read_text()
     for address in (
         'proxy-api.{settings.namespace}.svc:8001"',

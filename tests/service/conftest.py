@@ -46,7 +46,10 @@ class TestHub:
             "tests": secrets.token_hex(32),
         }
         self.url = f"http://127.0.0.1:{self.told['port']}/hub/api"
-        environment = os.environ | {"TEST_HUB": json.dumps(self.told)}
+        environment = os.environ | {
+            "TEST_HUB": json.dumps(self.told),
+            "PYTHONPATH": str(HERE.parents[1]),
+        }
         self._log = open(folder / "hub.log", "wb")  # noqa: SIM115 - the process's, to its end
         self._process = subprocess.Popen(
             [sys.executable, "-m", "jupyterhub", "--config", str(HERE / "hub_config.py")],

@@ -3,23 +3,7 @@
 import json
 import os
 
-from jupyterhub.proxy import Proxy
-
-
-class NoProxy(Proxy):
-    """Nobody comes with a browser: the Hub's own port is asked."""
-
-    should_start = False
-
-    async def add_route(self, routespec, target, data):
-        pass
-
-    async def delete_route(self, routespec):
-        pass
-
-    async def get_all_routes(self):
-        return {}
-
+from tests.service.no_proxy import NoProxy
 
 c = get_config()  # noqa: F821 - given by traitlets
 told = json.loads(os.environ["TEST_HUB"])

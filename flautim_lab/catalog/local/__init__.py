@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flautim_lab.catalog.local.base import Actor
+from flautim_lab.catalog.local.base import Actor, Listed
 from flautim_lab.catalog.local.institutions import Institutions
 from flautim_lab.catalog.local.people import People
 from flautim_lab.catalog.local.projects import Projects
 from flautim_lab.catalog.local.requests import Requests
 
-__all__ = ["Actor", "LocalCatalog"]
+__all__ = ["Actor", "Listed", "LocalCatalog"]
 
 
 class LocalCatalog(Requests, Projects, People, Institutions):
@@ -21,4 +21,6 @@ class LocalCatalog(Requests, Projects, People, Institutions):
         Who asks.
     now : callable
         Returns the time in seconds since 1970 (UTC).
+    listed : mapping
+        Who is what at each institution by the hub's list: roles by user, by key.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -37,23 +38,40 @@ class Actor:
     institutions : frozenset of str
         Keys of those where they are a researcher because the Hub says so (its groups), beside what
         the catalog says.
+    data_owner_of : frozenset of str
+        Keys of those where they are a data owner because the hub's list says so.
     """
 
     user: str
     platform_admin: bool = False
     alone: bool = False
     institutions: frozenset[str] = frozenset()
+    data_owner_of: frozenset[str] = frozenset()
+
+    def by_hub(self, key: str) -> set[Role]:
+        """Return what they are at an institution because the Hub says so."""
+        told = {Role.RESEARCHER: self.institutions, Role.DATA_OWNER: self.data_owner_of}
+        return {role for role, keys in told.items() if key in keys}
+
+
+#: Who is what at each institution by the hub's list: roles by user, by key.
+Listed = Mapping[str, Mapping[str, frozenset[Role]]]
 
 
 class Base:
     """A catalog on a database, as somebody may use it."""
 
     def __init__(
-        self, database: CatalogDatabase, actor: Actor, now: Callable[[], float] = time.time
+        self,
+        database: CatalogDatabase,
+        actor: Actor,
+        now: Callable[[], float] = time.time,
+        listed: Listed = MappingProxyType({}),
     ) -> None:
         self._database = database
         self._actor = actor
         self._now = now
+        self._listed = listed
 
     def close(self) -> None:
         """Close connections; they open again when the catalog is used again."""
@@ -67,8 +85,8 @@ class Base:
             table = sa.select(institutions.c.key, roles.c.role).join_from(roles, institutions)
             for key, role in connection.execute(table.where(roles.c.user == actor.user)):
                 mine.setdefault(key, set()).add(Role(role))
-            for key in connection.scalars(self._by_group()).all():
-                mine.setdefault(key, set()).add(Role.RESEARCHER)
+            for key in connection.scalars(self._by_hub()).all():
+                mine.setdefault(key, set()).update(actor.by_hub(key))
             if actor.alone:
                 mine = {key: set(Role) for key in connection.scalars(sa.select(institutions.c.key))}
         admin = actor.platform_admin or actor.alone
@@ -96,8 +114,8 @@ class Base:
             roles.c.institution_id == institution, roles.c.user == actor.user
         )
         held = {Role(role) for role in connection.scalars(theirs)}
-        if connection.scalar(self._by_group().where(institutions.c.id == institution)):
-            held.add(Role.RESEARCHER)
+        if key := connection.scalar(self._by_hub().where(institutions.c.id == institution)):
+            held |= actor.by_hub(key)
         member = sa.select(members.c.user).where(
             members.c.project_id == project, members.c.user == actor.user
         )
@@ -108,11 +126,10 @@ class Base:
             member=bool(project) and connection.scalar(member) is not None,
         )
 
-    def _by_group(self) -> sa.Select[Any]:
+    def _by_hub(self) -> sa.Select[Any]:
         """Return the query for the institutions of which the Hub says that they are."""
-        return sa.select(institutions.c.key).where(
-            institutions.c.key.in_(sorted(self._actor.institutions))
-        )
+        told = self._actor.institutions | self._actor.data_owner_of
+        return sa.select(institutions.c.key).where(institutions.c.key.in_(sorted(told)))
 
     def _require(
         self,
@@ -199,15 +216,25 @@ class Base:
         read: Callable[[Sequence[sa.Row[Any]]], Sequence[T]],
     ) -> Page[T]:
         """Return one page of a query that is ordered."""
-        for name, value in (("page", page), ("per_page", per_page)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-                raise CatalogError(f"{name} must be a whole number from 1, not {value!r}")
-        if per_page > MOST_PER_PAGE:
-            raise CatalogError(f"a page holds at most {MOST_PER_PAGE} things, not {per_page}")
+        check_page(page, per_page)
         counted = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
         total = connection.scalar(counted) or 0
         rows = connection.execute(query.limit(per_page).offset((page - 1) * per_page)).all()
         return Page(tuple(read(rows)), total, page, per_page)
+
+
+def check_page(page: int, per_page: int) -> None:
+    """Refuse what is no page.
+
+    Raises
+    ------
+    CatalogError
+    """
+    for name, value in (("page", page), ("per_page", per_page)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+            raise CatalogError(f"{name} must be a whole number from 1, not {value!r}")
+    if per_page > MOST_PER_PAGE:
+        raise CatalogError(f"a page holds at most {MOST_PER_PAGE} things, not {per_page}")
 
 
 def not_there(shown: str) -> NotFoundError:

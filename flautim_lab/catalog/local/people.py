@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flautim_lab.catalog import schema
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
-from flautim_lab.catalog.local.base import Base, text, user_name
+from flautim_lab.catalog.local.base import Base, check_page, text, user_name
 from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.schema import members, projects, remembered
 from flautim_lab.catalog.things import Page, Person, Role
@@ -25,26 +25,25 @@ class People(Base):
     """The part of the catalog that keeps people."""
 
     def users(self, institution: str, *, page: int = 1, per_page: int = PER_PAGE) -> Page[Person]:
-        """Return who belongs to an institution, by name."""
+        """Return who belongs to an institution, by name: by a role here, or by the hub's list."""
+        check_page(page, per_page)
         with self._database.reading() as connection:
             row = self._institution_row(connection, institution)
             self._require(connection, Action.SEE_USERS, f"list of users of {institution}", row.id)
             here = schema.roles.c.institution_id == row.id
-            query = (
-                sa.select(schema.roles.c.user).where(here).distinct().order_by(schema.roles.c.user)
+            # All names, since those of the list are not in the database: an institution's staff.
+            known = connection.scalars(sa.select(schema.roles.c.user).where(here).distinct())
+            listed = self._listed.get(row.key, {})
+            users = sorted({*known, *listed})
+            shown = users[(page - 1) * per_page : page * per_page]
+            held: dict[str, set[Role]] = {user: set(listed.get(user, ())) for user in shown}
+            table = sa.select(schema.roles.c.user, schema.roles.c.role).where(
+                here, schema.roles.c.user.in_(shown)
             )
-
-            def read(rows: Any) -> list[Person]:
-                users = [one.user for one in rows]
-                held: dict[str, set[Role]] = {user: set() for user in users}
-                table = sa.select(schema.roles.c.user, schema.roles.c.role).where(
-                    here, schema.roles.c.user.in_(users)
-                )
-                for user, role in connection.execute(table):
-                    held[user].add(Role(role))
-                return [Person(user, row.key, frozenset(held[user])) for user in users]
-
-            return self._page(connection, query, page, per_page, read)
+            for user, role in connection.execute(table):
+                held[user].add(Role(role))
+        found = (Person(user, row.key, frozenset(held[user]), user in listed) for user in shown)
+        return Page(tuple(found), len(users), page, per_page)
 
     def set_roles(self, institution: str, user: str, roles: Iterable[Role]) -> Person:
         """Let somebody be this at an institution, and nothing else; adds who was not there."""
@@ -68,7 +67,8 @@ class People(Base):
                 see=Action.SEE_INSTITUTIONS,
             )
             self._set_roles(connection, row.id, user, given)
-        return Person(user, row.key, given)
+        listed = self._listed.get(row.key, {})
+        return Person(user, row.key, given | listed.get(user, frozenset()), user in listed)
 
     def _set_roles(
         self, connection: sa.Connection, institution: int, user: str, given: Iterable[Role]
@@ -94,6 +94,11 @@ class People(Base):
                 schema.roles.c.institution_id == row.id, schema.roles.c.user == user
             )
             if connection.scalar(known) is None:
+                if user in self._listed.get(row.key, {}):
+                    raise CatalogError(
+                        f"{user} is of {institution} by the hub's list; only who runs the hub can "
+                        "take them off there"
+                    )
                 raise NotFoundError(f"there is no user {user} at {institution}")
             self._set_roles(connection, row.id, user, ())
             here = sa.select(projects.c.id).where(projects.c.institution_id == row.id)

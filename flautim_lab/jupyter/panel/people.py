@@ -70,10 +70,14 @@ class PeopleTab:
             if rows
             else f"<span class='lab-faint'>{text('Nobody has a role here yet')}</span>"
         )
+        if any(person.from_hub for person in found.items):
+            from_hub = text("Who comes from the hub is in its list; who runs the hub changes that.")
+            self._list.value += f"<span class='lab-faint'>{from_hub}</span>"
         self._pager.set(found.page, found.pages, found.total)
 
     def _in_words(self, person: Person) -> str:
-        return ", ".join(words for role, words in self._words.items() if role in person.roles)
+        words = ", ".join(words for role, words in self._words.items() if role in person.roles)
+        return f"{words} ({self._context.text('from the hub')})" if person.from_hub else words
 
     def _known(self) -> None:
         """Show what somebody is already whose name is typed."""

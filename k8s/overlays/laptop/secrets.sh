@@ -14,5 +14,5 @@ proxy-token=$(random 32)
 END
     mv "$file.new" "$file"
 fi
-echo "Log in as ana or bruno with the password $(sed -n 's/^login-password=//p' "$file")"
+echo "Log in as ana, bruno or carla with the password $(sed -n 's/^login-password=//p' "$file")"
 echo "The admin's, and the tokens, are in $file; to have others, delete it and do this again."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import ipywidgets as widgets
 import pytest
 
@@ -52,8 +54,8 @@ def drivers(home):
     lab.open_catalog()
     opened, made = database(), []
 
-    def of(user, **more):
-        made.append(Driver(LocalCatalog(opened, Actor(user, **more))))
+    def of(user, listed=MappingProxyType({}), **more):
+        made.append(Driver(LocalCatalog(opened, Actor(user, **more), listed=listed)))
         return made[-1]
 
     yield of
@@ -213,6 +215,19 @@ def test_roles_are_given_by_form_and_by_code(drive):
     assert person.roles == {Role.RESEARCHER, Role.DATA_OWNER}
     drive.press("Remove user")
     assert drive.panel.catalog.users("local").items == ()
+
+
+def test_who_comes_from_the_hub_is_shown_and_not_taken_off(drivers):
+    listed = {"local": {"hugo": frozenset({Role.RESEARCHER})}}
+    drive = drivers("root", listed, platform_admin=True)
+    drive.panel.go(Place("institution", "local", "users"))
+    assert "hugo" in drive.words
+    assert "researcher (from the hub)" in drive.words
+    assert "Who comes from the hub is in its list" in drive.words
+    drive.set("User", "hugo")
+    drive.press("Remove user")
+    assert "hugo is of local by the hub" in drive.words
+    assert "researcher (from the hub)" in drive.words
 
 
 def test_a_dataset_is_registered_by_form_and_by_code_and_granted(drive, home):
