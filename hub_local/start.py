@@ -44,7 +44,7 @@ def main(folder: Path, proxy_folder: Path | None = None) -> None:
     inner = _free_ports(3)
     sys.stdout.write(
         f"Open http://127.0.0.1:{port} and log in as ana (a researcher of UFMG, with a project), "
-        f"bruno (a data owner of IFNMG, with a dataset)\nor clara (of UFMG, in no project), each "
+        f"bruno (a data owner of IFNMG)\nor clara (of UFMG, in no project), each "
         f"with the password {passwords['user']}\n"
         f"admin's password is in {folder / 'passwords.json'}. Ctrl-C ends the hub and all its "
         "servers.\n"

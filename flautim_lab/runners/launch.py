@@ -122,7 +122,10 @@ def run(
             raise
         # The local runner has the live classes; only another kernel will miss them.
         settings["unbundled"] = str(error)
-    if cluster is not None and isinstance(experiment.dataset, HomeDataset):
+    at_home = isinstance(experiment.dataset, HomeDataset) and (
+        cluster is not None or experiment.dataset.folder() is not None
+    )
+    if at_home:
         settings["client_rows"] = []  # how many there are is known there
     if on != "local":
         settings["kernel"] = [socket.gethostname(), os.getpid()]  # whose it is; it owns no process

@@ -19,7 +19,7 @@ import pytest
 
 from hub_local.proxy import is_installed
 from tests.jupyter.in_browser import MARKS, browser
-from tests.jupyter.panel.test_in_browser import HYPERPARAMETERS, MODEL, Walk
+from tests.jupyter.panel.test_in_browser import MODEL, Walk
 
 __all__ = ["browser"]
 ROOT = Path(__file__).parents[2]
@@ -138,47 +138,57 @@ def sit_down(browser, hub, tmp_path):
         page.context.close()
 
 
-def test_a_data_owner_lets_a_project_of_another_institution_use_a_dataset(sit_down, hub, tmp_path):
+def test_two_institutions_train_a_model_once_the_data_owner_has_read_it(sit_down, hub, tmp_path):
     (tmp_path / "net.py").write_text(MODEL)
-    (tmp_path / "settings.toml").write_text(HYPERPARAMETERS)
 
     ana = sit_down("ana")
-    ana.see("Instituto Federal do Norte de Minas Gerais")
-    ana.press("Open Universidade Federal de Minas Gerais")
-    ana.see("Which iris is it?")
-    ana.press("Open Flowers")
-    ana.press("New experiment")
-    datasets = ana.panel.get_by_label("Dataset", exact=True).first
-    assert "ifnmg/iris" not in datasets.inner_text()  # nobody granted it
-    ana.shot("before the grant")
+    ana.new_experiment()
+    ana.type("Name", "Irises of both")
+    ana.panel.get_by_label("Dataset", exact=True).first.select_option(label="Iris (ufmg/iris@1)")
+    ana.panel.get_by_label("Together with", exact=True).first.select_option(
+        label="Iris (ifnmg/iris@1), ask for it before it runs"
+    )
+    ana.upload("Model (.py)", tmp_path / "net.py")
+    ana.type("Rounds", "12")
+    ana.type("Clients", "2")
+    ana.press("Run experiment")  # checked on made-up rows, saved, and not run yet
+    ana.see("was saved; ask for its data here before it runs")
+    ana.type("Note", "To tell irises apart")
+    ana.press("Ask for its data")
+    ana.see("waits for an answer")
+    ana.shot("1 ana asks")
 
     bruno = sit_down("bruno")
     bruno.press("Open Instituto Federal do Norte de Minas Gerais")
-    bruno.press("Datasets")
-    bruno.see("Iris")
-    bruno.panel.get_by_text("Grants", exact=True).first.click()
-    bruno.type("Project", "ufmg/flowers")
-    bruno.press("Give grant")
-    bruno.see("by bruno")
-    bruno.shot("the grant")
+    bruno.press("Data requests")
+    bruno.see("To tell irises apart")
+    bruno.press("Read the code of ufmg/flowers")
+    bruno.see("time.sleep(0.02)")
+    bruno.shot("2 bruno reads the code")
+    bruno.press("Grant this code")
+    bruno.see("granted for this code by bruno")
+    bruno.shot("3 bruno grants it")
 
-    ana.start()
-    ana.new_experiment()
-    ana.type("Name", "Irises of IFNMG")
-    ana.panel.get_by_label("Dataset", exact=True).first.select_option(label="Iris (ifnmg/iris@1)")
-    ana.upload("Model (.py)", tmp_path / "net.py")
-    ana.upload("Hyperparameters", tmp_path / "settings.toml")
-    ana.see("settings.toml set rounds")
-    ana.press("Run experiment")
+    ana.press("Experiments")
+    ana.press("Run Irises of both")
+    ana.see("running")
+    bruno.press("Look again")
+    bruno.see("goes on")
     ana.see("finished")
-    ana.shot("the run")
+    ana.press("Log")
+    ana.panel.get_by_label("Client").first.wait_for()
+    assert "ifnmg" in ana.panel.get_by_label("Client").first.inner_text()
+    ana.shot("4 ana runs it on both institutions' rows")
+    bruno.press("Look again")
+    bruno.see("ended 2")
+    bruno.shot("5 bruno sees what read the data")
 
     clara = sit_down("clara")
     clara.press("Open Instituto Federal do Norte de Minas Gerais")
     clara.panel.get_by_role("button", name="Institution data", exact=True).wait_for()
     assert not clara.panel.get_by_role("button", name="Datasets", exact=True).count()
     assert not clara.panel.get_by_text("Iris", exact=True).count()
-    clara.shot("somebody else")
+    clara.shot("6 clara sees neither")
 
     hub.end(signal.SIGTERM)
     words = hub.log.read_text()
