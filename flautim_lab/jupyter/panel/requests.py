@@ -68,22 +68,33 @@ class RequestsTab:
             layout={"width": "auto"},
         )
         self._code = CodeBox(context, self._as_code)
+        again = button(context, text("Look again"), self._look, icon="refresh")
+        self._audit = _AuditList(context, institution)
+        self._reads: _Reads | None = None
         parts: list[widgets.Widget] = []
         if "grant datasets" in allowed:
+            self._reads = _Reads(context, institution)
             parts += [
                 title(text("Requests for data")),
-                row(self._waiting),
+                row(self._waiting, again),
                 self._list,
                 self._pager.widget,
                 self._code.widget,
                 title(text("Runs that read the data")),
-                _Reads(context, institution).widget,
+                self._reads.widget,
             ]
-        parts += [title(text("Who did what")), _AuditList(context, institution).widget]
+        parts += [title(text("Who did what")), self._audit.widget]
         self.widget = column(*parts)
         if "grant datasets" in allowed:
             self._show(1)
             self._waiting.observe(lambda _: context.attempt(lambda: self._show(1)), "value")
+
+    def _look(self) -> None:
+        """Show all of it anew: others ask, and run, meanwhile."""
+        self._show(1)
+        if self._reads is not None:
+            self._reads.show(1)
+        self._audit.show(1)
 
     def _show(self, page: int) -> None:
         text = self._context.text
@@ -95,8 +106,7 @@ class RequestsTab:
         )
         before = self._list.children
         none = html(escape(text("Nobody asks for data now")), "lab-faint")
-        again = lambda: self._show(1)  # noqa: E731
-        items = [_Request(self._context, one, again).widget for one in found.items]
+        items = [_Request(self._context, one, self._look).widget for one in found.items]
         self._list.children = tuple(items) or (none,)
         for old in before:
             close_all(old)
@@ -207,13 +217,13 @@ class _Reads:
         self._context = context
         self._institution = institution
         self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
-        again = button(context, context.text("Look again"), lambda: self._show(1), icon="refresh")
+        self._pager = Pager(context, self.show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.uses", institution)))
-        self.widget = column(self._list, self._pager.widget, row(again), box.widget)
-        self._show(1)
+        self.widget = column(self._list, self._pager.widget, box.widget)
+        self.show(1)
 
-    def _show(self, page: int) -> None:
+    def show(self, page: int) -> None:
+        """Show a page, as it is now."""
         found = self._context.catalog.uses(self._institution, page=page, per_page=PER_PAGE)
         before = self._list.children
         none = html(escape(self._context.text("No run has read data from here yet")), "lab-faint")
@@ -256,7 +266,7 @@ class _Reads:
     def _stop(self, run_id: str) -> None:
         self._context.catalog.stop_use(run_id)
         self._context.say(self._context.text("The run is asked to end"), "done")
-        self._show(self._pager.page)
+        self.show(self._pager.page)
 
 
 class _AuditList:
@@ -278,12 +288,13 @@ class _AuditList:
             "no longer published": text("no longer published"),
         }
         self._list = html("")
-        self._pager = Pager(context, self._show)
+        self._pager = Pager(context, self.show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.audit", institution)))
         self.widget = column(self._list, self._pager.widget, box.widget)
-        self._show(1)
+        self.show(1)
 
-    def _show(self, page: int) -> None:
+    def show(self, page: int) -> None:
+        """Show a page, as it is now."""
         text = self._context.text
         found = self._context.catalog.audit(self._institution, page=page, per_page=PER_PAGE)
         rows = [
