@@ -29,9 +29,9 @@ c.JupyterHub.last_activity_interval = 20  # seconds
 c.JupyterHub.hub_bind_url = "http://:8081"
 # With the namespace in it, since notebook pods of other namespaces use it too.
 c.JupyterHub.hub_connect_url = f"http://hub.{settings.namespace}.svc:8081"
-c.JupyterHub.db_url = "sqlite:////flautim/hub/jupyterhub.sqlite"
+c.JupyterHub.db_url = settings.database_url
 c.JupyterHub.cookie_secret_file = "/flautim/hub/cookie_secret"  # noqa: S105 - made by JupyterHub
-# A newer JupyterHub brings the file up to date, and keeps a copy of what it was.
+# A newer JupyterHub brings its tables up to date; of a file it keeps a copy as it was.
 c.JupyterHub.upgrade_db = True
 # A hub that ends leaves servers and routes alone, and finds them again when it is back.
 c.JupyterHub.cleanup_servers = False

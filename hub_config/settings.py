@@ -12,6 +12,13 @@ from hub_config.institutions import Institutions, InstitutionsError, read_instit
 #: Shorter ones can be guessed by who may try for weeks. JupyterHub itself wants 32 of an admin's.
 SHORTEST_PASSWORD = 12
 SHORTEST_ADMIN_PASSWORD = 32
+DATABASE_URL = "sqlite:////flautim/hub/jupyterhub.sqlite"
+DATABASES = {
+    "sqlite": "sqlite",
+    # Of SQLAlchemy's drivers the one that is in the hub's image.
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
 NEEDED = {
     "POD_NAMESPACE": "the hub's own namespace",
     "FLAUTIM_LAB_INSTITUTIONS": "the path of the list of institutions",
@@ -45,6 +52,8 @@ class Settings:
         Of a user's volume, as Kubernetes writes it.
     storage_class : str or None
         Of a user's volume; the cluster's own choice by default.
+    database_url : str
+        Of what JupyterHub keeps, as SQLAlchemy writes it; a file on the hub's volume by default.
     """
 
     namespace: str
@@ -58,6 +67,8 @@ class Settings:
     memory: str = "2G"
     home_size: str = "2Gi"
     storage_class: str | None = None
+    # With a password in it.
+    database_url: str = field(default=DATABASE_URL, repr=False)
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -107,6 +118,7 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "memory": "FLAUTIM_LAB_NOTEBOOK_MEMORY",
         "home_size": "FLAUTIM_LAB_HOME_SIZE",
         "storage_class": "FLAUTIM_LAB_STORAGE_CLASS",
+        "database_url": "FLAUTIM_LAB_HUB_DATABASE_URL",
     }
     given: dict[str, Any] = {
         key: environment[name] for key, name in names.items() if environment.get(name)
@@ -118,4 +130,18 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
             raise SettingsError(
                 f"{names['cpu']} must be a number of cores, such as 0.5, not {given['cpu']!r}"
             ) from None
+    if "database_url" in given:
+        given["database_url"] = _database(given["database_url"].strip(), names["database_url"])
     return given
+
+
+def _database(url: str, variable: str) -> str:
+    """Return the address of a database, with the driver that is here."""
+    kind, separator, rest = url.partition("://")
+    if not separator or kind not in DATABASES:
+        # Never the address itself: a password is in it.
+        raise SettingsError(
+            f"{variable} must begin with sqlite:/// or postgresql+psycopg://, such as "
+            "postgresql+psycopg://hub:PASSWORD@database:5432/hub"
+        )
+    return f"{DATABASES[kind]}://{rest}"
