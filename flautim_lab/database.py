@@ -49,6 +49,8 @@ class Database(ABC):
         What is raised.
     metadata : sqlalchemy.MetaData
         Its tables.
+    found : str
+        The version of the tables that were there when it was opened, "" for none.
     failures : Counter
         How often a database failed in this process, by ``what``.
 
@@ -59,6 +61,8 @@ class Database(ABC):
         file (mode 0600) and, by :meth:`prepare`, the tables.
     timeout_seconds : float
         How long to wait for another program that is writing to the SQLite file.
+    apart : bool, optional
+        See :meth:`prepare`; by default what ``FLAUTIM_LAB_MIGRATIONS`` says.
 
     Raises
     ------
@@ -71,7 +75,11 @@ class Database(ABC):
     metadata: ClassVar[sa.MetaData]
     failures: ClassVar[Counter[str]] = Counter()
 
-    def __init__(self, address: str | sa.URL, timeout_seconds: float) -> None:
+    def __init__(
+        self, address: str | sa.URL, timeout_seconds: float, *, apart: bool | None = None
+    ) -> None:
+        self._apart = _apart() if apart is None else apart
+        self.found = ""
         self.url = url = self._parse(address)
         self._timeout_seconds = timeout_seconds
         self.dialect = url.get_backend_name()
@@ -162,32 +170,42 @@ class Database(ABC):
     def prepare(self) -> None:
         """Bring the tables to the newest form, and refuse those of another program, or a newer one.
 
-        Safely while other processes do the same. Where ``FLAUTIM_LAB_MIGRATIONS`` is ``apart``
-        nothing is made or changed here, and tables that are not the newest are refused.
+        Safely while other processes do the same. ``apart`` from whoever does that nothing is made
+        or changed here, and tables that are not the newest are refused.
         """
         with self._engine.connect() as connection:
-            found = self.version(connection)
-        if found == self.newest:
+            self.found = self.version(connection)
+            self._check(connection)
+        if self.found == self.newest:
             return
-        if _apart() and (not found or self.knows(found)):
-            are = f"are {found}" if found else "are not there yet"
+        if self._apart:
+            are = f"are {self.found}" if self.found else "are not there yet"
             raise self.error(
                 f"the tables of the {self.what} in {self.where} {are}, and this Flautim Lab needs "
                 f"{self.newest}; run flautim-lab migrate"
             )
         with self._engine.execution_options(writes=True).begin() as connection:
             self.lock(connection)
-            found = self.version(connection)
-            if found and not self.knows(found):
-                raise self.error(self.newer(found))
-            there = set(sa.inspect(connection).get_table_names())
-            if not found and there & set(self.metadata.tables):
-                raise self.error(
-                    f"{self.where} holds the tables of another program; "
-                    f"move it away, or {ELSEWHERE} of its own"
-                )
-            if found != self.newest:
+            self.found = self.version(connection)
+            self._check(connection)
+            if self.found != self.newest:
                 self.upgrade(connection)
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Refuse tables that are not ours, or too new."""
+        if self.found:
+            wrong = "" if self.knows(self.found) else self.newer(self.found)
+        else:
+            there = set(sa.inspect(connection).get_table_names())
+            foreign = there & set(self.metadata.tables) and not self.version(connection)
+            wrong = (
+                f"{self.where} holds the tables of another program; "
+                f"move it away, or {ELSEWHERE} of its own"
+            ) * bool(foreign)
+        if wrong:
+            error = self.error(wrong)
+            error.lasting = True
+            raise error
 
     @property
     @abstractmethod
@@ -206,9 +224,16 @@ class Database(ABC):
     def newer(self, version: str) -> str:
         """Return the sentence for tables of a newer Flautim Lab."""
 
+    def drop(self, connection: sa.Connection) -> None:
+        """Take all tables away, with the mark of their version."""
+        self.metadata.drop_all(connection)
+
     @abstractmethod
-    def upgrade(self, connection: sa.Connection) -> None:
-        """Make the tables, or bring them to the newest form, in the connection's transaction."""
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
+        """Make the tables, or bring them to the newest form, in the connection's transaction.
+
+        ``to`` names an older form to make them in; see :mod:`flautim_lab.runners.backup`.
+        """
 
     def lock(self, connection: sa.Connection) -> None:
         """Let one process in at a time, to make tables, until the transaction has ended.

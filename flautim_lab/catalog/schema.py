@@ -267,6 +267,11 @@ class CatalogDatabase(Database):
             f"update flautim-lab, or {ELSEWHERE} of its own"
         )
 
-    def upgrade(self, connection: sa.Connection) -> None:
+    def drop(self, connection: sa.Connection) -> None:
+        """Take all tables away, with the mark of their revision."""
+        super().drop(connection)
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {_migrations().VERSION_TABLE}"))
+
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
         """Run the migrations that are missing."""
-        _migrations().upgrade(connection)
+        _migrations().upgrade(connection, to or "head")

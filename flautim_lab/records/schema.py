@@ -107,7 +107,7 @@ class RecordsDatabase(Database):
             f"update flautim-lab, or {ELSEWHERE} of its own"
         )
 
-    def upgrade(self, connection: sa.Connection) -> None:
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
         """Make the tables; there has been one form of them so far."""
         metadata.create_all(connection)
         connection.execute(sa.insert(version).values(version=SCHEMA_VERSION))

@@ -70,8 +70,7 @@ class Records:
         self, url: str | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> None:
         self._home = home()
-        file = sa.URL.create("sqlite", database=str(self._home / "records.db"))
-        self._address: str | sa.URL = url or os.environ.get(URL_VARIABLE) or file
+        self._address: str | sa.URL = url or _address(self._home)
         self._timeout_seconds = busy_timeout_seconds
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, RecordsDatabase] = {}
@@ -432,6 +431,16 @@ class Records:
         nearest = [run_id for run_id in newest if close and run_id.lower() == close[0]]
         shown = list(dict.fromkeys(nearest[:1] + newest))[:_SHOWN_CHOICES]
         return RunNotFoundError(unknown(text, shown, "run"))
+
+
+def database(*, apart: bool | None = None) -> RecordsDatabase:
+    """Return the database of the records, opened anew."""
+    return RecordsDatabase(_address(home()), BUSY_TIMEOUT_SECONDS, apart=apart)
+
+
+def _address(folder: Path) -> str | sa.URL:
+    file = sa.URL.create("sqlite", database=str(folder / "records.db"))
+    return os.environ.get(URL_VARIABLE) or file
 
 
 _defaults: dict[int, tuple[tuple[str, str], Records]] = {}
