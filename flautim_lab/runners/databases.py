@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -34,6 +35,12 @@ def both(*, apart: bool | None = None) -> Iterator[tuple[Database, Database]]:
         records = store.database(apart=apart)
         stack.callback(records.close)
         yield catalog, records
+
+
+def on_a_server() -> bool:
+    """Whether one of them is a PostgreSQL, which may be up later than who asks it."""
+    addresses = (os.environ.get(each, "") for each in (opening.URL_VARIABLE, store.URL_VARIABLE))
+    return any(address.startswith("postgresql") for address in addresses)
 
 
 def migrate(wait_seconds: float = 0.0, say: Callable[[str], None] = lambda _: None) -> list[str]:

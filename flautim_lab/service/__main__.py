@@ -9,11 +9,15 @@ import uvicorn
 from flautim_lab.catalog import opening
 from flautim_lab.errors import FlautimError
 from flautim_lab.records.store import Records
+from flautim_lab.runners import databases
 from flautim_lab.service.app import make_app
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 
+#: For databases that are not up yet, or whose tables `flautim-lab migrate` is about to bring up
+#: to date; then it ends, and whoever started it starts it again.
+WAIT_SECONDS = 300.0
 GRACE_SECONDS = 3  # that questions which wait for news are given when the service is to end
 
 
@@ -21,6 +25,7 @@ def main() -> int:
     """Serve until told to end; returns the exit status."""
     try:
         settings = Settings.of_environment()
+        databases.wait(WAIT_SECONDS if databases.on_a_server() else 0.0, _say)
         catalogs = Catalogs(opening.database())
         catalogs.add_missing(settings.names)
         app = make_app(Records.default(), settings, Hub(settings.institutions), catalogs)
@@ -35,6 +40,10 @@ def main() -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return 0
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ def test_what_is_told_and_what_is_not(environment):
 
 
 def test_secrets_are_not_shown(environment):
-    shown = repr(Settings.of_environment(environment))
+    url = {"FLAUTIM_LAB_HUB_DATABASE_URL": "postgresql://hub:its-own@database/hub"}
+    shown = repr(Settings.of_environment(environment | url))
+    assert "its-own" not in shown
     for name in ("LOGIN_PASSWORD", "ADMIN_PASSWORD", "SERVICE_TOKEN"):
         assert environment[f"FLAUTIM_LAB_{name}"] not in shown
 
@@ -52,3 +54,24 @@ def test_a_users_password_is_no_admins(environment):
     environment["FLAUTIM_LAB_LOGIN_PASSWORD"] = environment["FLAUTIM_LAB_ADMIN_PASSWORD"]
     with pytest.raises(SettingsError, match="are the same; every user would be an admin"):
         Settings.of_environment(environment)
+
+
+@pytest.mark.parametrize(
+    ("told", "url"),
+    [
+        ("", "sqlite:////flautim/hub/jupyterhub.sqlite"),
+        ("postgresql://hub:x@database:5432/hub", "postgresql+psycopg://hub:x@database:5432/hub"),
+        ("postgresql+psycopg://hub:x@d/hub?sslmode=require",) * 2,
+        ("sqlite:////elsewhere/hub.sqlite",) * 2,
+    ],
+)
+def test_where_the_hub_keeps_what_it_knows(environment, told, url):
+    told = {"FLAUTIM_LAB_HUB_DATABASE_URL": told}
+    assert Settings.of_environment(environment | told).database_url == url
+
+
+@pytest.mark.parametrize("told", ["database", "mysql://hub:secret@database/hub"])
+def test_another_database_is_refused_without_its_password(environment, told):
+    with pytest.raises(SettingsError, match="must begin with sqlite:/// or postgresql") as raised:
+        Settings.of_environment(environment | {"FLAUTIM_LAB_HUB_DATABASE_URL": told})
+    assert "secret" not in str(raised.value)
