@@ -122,6 +122,22 @@ class Database(ABC):
         with self._plainly(), engine.begin() as connection:
             yield connection
 
+    def check(self) -> None:
+        """Ask the database, and make sure that its tables are still those of this code.
+
+        Raises
+        ------
+        FlautimError
+            The class in ``error``: if it does not answer, or they are not.
+        """
+        with self.reading() as connection:
+            found = self.version(connection)
+        if found != self.newest:
+            raise self.error(
+                f"the tables of the {self.what} in {self.where} are {found or 'gone'} now, and "
+                f"this Flautim Lab needs {self.newest}; start the version that goes with them"
+            )
+
     def close(self) -> None:
         """Close what is open; the database opens again when it is used again."""
         self._engine.dispose()

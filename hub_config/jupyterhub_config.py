@@ -10,7 +10,7 @@ from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
-from hub_config import login, roles
+from hub_config import login, monitoring, roles
 from hub_config.institutions import NoInstitutionError, profiles
 from hub_config.settings import Settings
 
@@ -49,7 +49,10 @@ c.JupyterHub.services = [
         "display": False,
     }
 ]
-c.JupyterHub.load_roles = roles.ROLES
+c.JupyterHub.load_roles = list(roles.ROLES)
+
+# --- its log, and its metrics --------------------------------------------------------------------
+monitoring.configure(c, settings.logs, settings.metrics_token)
 
 
 # --- notebook pods -------------------------------------------------------------------------------

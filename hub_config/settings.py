@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hub_config import monitoring
 from hub_config.institutions import Institutions, InstitutionsError, read_institutions
 
 #: Shorter ones can be guessed by who may try for weeks. JupyterHub itself wants 32 of an admin's.
 SHORTEST_PASSWORD = 12
 SHORTEST_ADMIN_PASSWORD = 32
+SHORTEST_METRICS_TOKEN = 32
 DATABASE_URL = "sqlite:////flautim/hub/jupyterhub.sqlite"
 DATABASES = {
     "sqlite": "sqlite",
@@ -54,6 +56,10 @@ class Settings:
         Of a user's volume; the cluster's own choice by default.
     database_url : str
         Of what JupyterHub keeps, as SQLAlchemy writes it; a file on the hub's volume by default.
+    logs : str
+        ``text``, or ``json`` for a line of JSON for each entry of the log.
+    metrics_token : str
+        With which Prometheus may read ``/hub/metrics``; "" for nobody.
     """
 
     namespace: str
@@ -69,6 +75,8 @@ class Settings:
     storage_class: str | None = None
     # With a password in it.
     database_url: str = field(default=DATABASE_URL, repr=False)
+    logs: str = monitoring.TEXT
+    metrics_token: str = field(default="", repr=False)
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -119,6 +127,8 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "home_size": "FLAUTIM_LAB_HOME_SIZE",
         "storage_class": "FLAUTIM_LAB_STORAGE_CLASS",
         "database_url": "FLAUTIM_LAB_HUB_DATABASE_URL",
+        "logs": "FLAUTIM_LAB_LOGS",
+        "metrics_token": "FLAUTIM_LAB_METRICS_TOKEN",
     }
     given: dict[str, Any] = {
         key: environment[name] for key, name in names.items() if environment.get(name)
@@ -132,6 +142,13 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
             ) from None
     if "database_url" in given:
         given["database_url"] = _database(given["database_url"].strip(), names["database_url"])
+    if given.get("logs", monitoring.TEXT) not in (monitoring.TEXT, monitoring.JSON):
+        raise SettingsError(f"{names['logs']} must be text or json, not {given['logs']!r}")
+    if len(given.get("metrics_token", "x" * SHORTEST_METRICS_TOKEN)) < SHORTEST_METRICS_TOKEN:
+        raise SettingsError(
+            f"{names['metrics_token']} has {len(given['metrics_token'])} characters; it needs at "
+            f"least {SHORTEST_METRICS_TOKEN}, or to be empty"
+        )
     return given
 
 

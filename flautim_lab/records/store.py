@@ -12,7 +12,7 @@ import json
 import os
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,11 @@ class Records:
 
     Safe to use from several threads, and after a fork.
 
+    Attributes
+    ----------
+    listeners : list of callable
+        Each gets the events that were stored by this process, once.
+
     Parameters
     ----------
     url : str, optional
@@ -72,6 +77,7 @@ class Records:
         self._home = home()
         self._address: str | sa.URL = url or _address(self._home)
         self._timeout_seconds = busy_timeout_seconds
+        self.listeners: list[Callable[[Sequence[Event]], None]] = []
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, RecordsDatabase] = {}
         self._database()
@@ -91,6 +97,16 @@ class Records:
     def where(self) -> str:
         """The file, or the address without its password."""
         return self._database().where
+
+    def check(self) -> None:
+        """Ask the database, and make sure that its tables are still those of this code.
+
+        Raises
+        ------
+        RecordsError
+            If it does not answer, or they are not.
+        """
+        self._database().check()
 
     def close(self) -> None:
         """Close the connections; they open again when the records are used again."""
@@ -177,7 +193,10 @@ class Records:
         forward = sa.case((runs.c.round < reached, reached), else_=runs.c.round)
         with database.writing() as connection:
             self._update(connection, run_id, heartbeat=time.time(), round=forward)
-            return len(connection.execute(insert, rows).all())
+            new = set(connection.execute(insert, rows).scalars())
+        for listener in self.listeners:
+            listener([event for event in events_of_run if int(event.seq) in new])
+        return len(new)
 
     def set_status(self, run_id: str, status: RunStatus | str, *, message: str = "") -> None:
         """Set where the run stands, with a sentence for its reader.

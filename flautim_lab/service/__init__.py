@@ -6,6 +6,7 @@
     app.py        the routes; every refusal is problem+json with one sentence
     hub.py        who asks (JupyterHub's HubAuth), and of which institutions they are
     access.py     who may do what: one table
+    upkeep.py     /health, /ready and /metrics, for who runs the hub; metrics.py, logs.py
     dispatch.py   from a request to pods, by the code of the ``cluster`` runner
 
 A notebook asks it through ``flautim_lab/runners/service.py``. Its records are those of every run of

@@ -2,7 +2,7 @@
 
 ::
 
-    GET  /health                        without a token: is it there?
+    GET  /health /ready /metrics        for who runs the hub: upkeep.py
     GET  /                              who you are, and your institutions
     GET  /runs                          your runs (an admin: all), newest first
     PUT  /runs/ID                       start a run; the same once more changes nothing
@@ -39,10 +39,13 @@ from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES, LONGEST_WAIT_SECONDS, event_page
 from flautim_lab.service import access, dispatch
 from flautim_lab.service.access import Action, Role
-from flautim_lab.service.catalog_routes import Opener, catalog_router
+from flautim_lab.service.catalog_routes import catalog_router
+from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.metrics import Measured, Metrics
 from flautim_lab.service.requests import Refused, Who, body_of, first_problem, refuse_in_sentences
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.upkeep import upkeep_router
 
 MOST_BYTES = 32 * 2**20  # of a request: an archive of 20 MiB in base64, and the rest
 MOST_STRIKE_BYTES = 2**16
@@ -55,7 +58,7 @@ SHOWN_RUNS = 100
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -> FastAPI:
+def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -64,8 +67,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     settings : Settings
     hub : Hub
         Who knows the users.
-    catalogs : callable
-        Gives the catalog as a caller may use it.
+    catalogs : Catalogs
     """
     runs = dispatch.Dispatch(records, settings)
 
@@ -87,6 +89,11 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Opener) -
     refuse_in_sentences(app)
     app.include_router(_routes(records, runs), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
+    metrics = Metrics(records)
+    checks = {"catalog": catalogs.check, "records": records.check}
+    upkeep = upkeep_router(checks, metrics, settings.metrics_token)
+    app.include_router(upkeep, prefix=settings.prefix)
+    app.add_middleware(Measured, metrics=metrics, prefix=settings.prefix)
     return app
 
 
@@ -112,10 +119,6 @@ def _routes(records: Records, runs: dispatch.Dispatch) -> APIRouter:
             owner = record.settings["owner"]
             raise Refused(403, f"run {run_id} is {owner}'s, who alone may do that")
         return record
-
-    @router.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "well"}
 
     @router.get("/")
     async def me(who: Who) -> dict[str, Any]:

@@ -34,6 +34,16 @@ class Catalogs:
         actor = Actor(who.name, who.admin, institutions=frozenset(who.institutions))
         return LocalCatalog(self._database, actor, self._now)
 
+    def check(self) -> None:
+        """Ask the database.
+
+        Raises
+        ------
+        CatalogUnavailableError
+            If it does not answer, or has tables of another version.
+        """
+        self._database.check()
+
     def add_missing(self, names: Mapping[str, str]) -> None:
         """Let institutions that the hub has be in the catalog; those that are there stay."""
         service = LocalCatalog(self._database, Actor("service", platform_admin=True), self._now)

@@ -15,6 +15,8 @@ from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
 PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
 PORT_VARIABLE = "FLAUTIM_LAB_SERVICE_PORT"
+METRICS_VARIABLE = "FLAUTIM_LAB_METRICS_TOKEN"
+SHORTEST_TOKEN = 32  # characters: one that can be guessed is worse than none
 HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 NAME = "flautim-lab"
@@ -38,6 +40,8 @@ class Settings:
     port : int
     host : str
         The address that it listens on; in a pod, every one of its own.
+    metrics_token : str
+        With which Prometheus may ask for the metrics; "" for nobody.
     """
 
     institutions: Mapping[str, str]
@@ -46,6 +50,7 @@ class Settings:
     prefix: str = f"/services/{NAME}"
     port: int = 8080
     host: str = EVERYWHERE
+    metrics_token: str = field(default="", repr=False)
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -72,6 +77,12 @@ class Settings:
         port = os.environ.get(PORT_VARIABLE, "8080")
         if not port.isdigit():
             raise UsageError(f"{PORT_VARIABLE} must be a number, not {port!r}")
+        token = os.environ.get(METRICS_VARIABLE, "").strip()
+        if token and len(token) < SHORTEST_TOKEN:
+            raise UsageError(
+                f"{METRICS_VARIABLE} has {len(token)} characters; it needs at least "
+                f"{SHORTEST_TOKEN}, or to be empty"
+            )
         return cls(
             institutions,
             names,
@@ -79,4 +90,5 @@ class Settings:
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),
             os.environ.get(HOST_VARIABLE) or EVERYWHERE,
+            token,
         )

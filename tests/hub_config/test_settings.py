@@ -75,3 +75,15 @@ def test_another_database_is_refused_without_its_password(environment, told):
     with pytest.raises(SettingsError, match="must begin with sqlite:/// or postgresql") as raised:
         Settings.of_environment(environment | {"FLAUTIM_LAB_HUB_DATABASE_URL": told})
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("FLAUTIM_LAB_LOGS", "xml", "FLAUTIM_LAB_LOGS must be text or json, not 'xml'"),
+        ("FLAUTIM_LAB_METRICS_TOKEN", "short", "has 5 characters; it needs at least 32"),
+    ],
+)
+def test_what_is_wrong_about_monitoring_is_one_sentence(environment, name, value, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.of_environment(environment | {name: value})

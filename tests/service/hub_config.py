@@ -5,6 +5,8 @@ import os
 
 from jupyterhub.proxy import Proxy
 
+from hub_config import monitoring
+
 
 class NoProxy(Proxy):
     """Nobody comes with a browser: the Hub's own port is asked."""
@@ -49,3 +51,4 @@ c.JupyterHub.load_roles = [
     },
     {"name": "tests", "scopes": ["admin:users", "tokens", "admin:groups"], "services": ["tests"]},
 ]
+monitoring.configure(c, "json", told["metrics"])

@@ -137,7 +137,8 @@ def test_every_route_is_in_the_table(ask):
         (m, p.replace(RUN, "{run_id}").replace("model.safetensors", "{name}")) for m, p in ROUTES
     }
     catalogs = {(each.method, f"/catalog{each.path}") for each in wire.ROUTES.values()}
-    assert made == named | catalogs | {("GET", "/health")}
+    upkeep = {("GET", path) for path in ("/health", "/ready", "/metrics")}
+    assert made == named | catalogs | upkeep
 
 
 @pytest.mark.parametrize("name", wire.ROUTES)
