@@ -12,6 +12,7 @@ import sqlite3
 import time
 import weakref
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,9 +22,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from flautim_lab.errors import FlautimError
+from flautim_lab.errors import FlautimError, UsageError
 from flautim_lab.home import ELSEWHERE, FILE_MODE, disk_full
 from flautim_lab.names import choose
+
+MIGRATIONS_VARIABLE = "FLAUTIM_LAB_MIGRATIONS"
+HERE, APART = "here", "apart"
+CONNECT_SECONDS = 5  # to a PostgreSQL; one whose machine was lost answers nothing at all
 
 
 def insert_new(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
@@ -42,6 +47,12 @@ class Database(ABC):
         What it holds, in the words of its errors: "records" or "catalog".
     error : type of FlautimError
         What is raised.
+    metadata : sqlalchemy.MetaData
+        Its tables.
+    found : str
+        The version of the tables that were there when it was opened, "" for none.
+    failures : Counter
+        How often a database failed in this process, by ``what``.
 
     Parameters
     ----------
@@ -50,6 +61,8 @@ class Database(ABC):
         file (mode 0600) and, by :meth:`prepare`, the tables.
     timeout_seconds : float
         How long to wait for another program that is writing to the SQLite file.
+    apart : bool, optional
+        See :meth:`prepare`; by default what ``FLAUTIM_LAB_MIGRATIONS`` says.
 
     Raises
     ------
@@ -59,8 +72,14 @@ class Database(ABC):
 
     what: ClassVar[str]
     error: ClassVar[type[FlautimError]]
+    metadata: ClassVar[sa.MetaData]
+    failures: ClassVar[Counter[str]] = Counter()
 
-    def __init__(self, address: str | sa.URL, timeout_seconds: float) -> None:
+    def __init__(
+        self, address: str | sa.URL, timeout_seconds: float, *, apart: bool | None = None
+    ) -> None:
+        self._apart = _apart() if apart is None else apart
+        self.found = ""
         self.url = url = self._parse(address)
         self._timeout_seconds = timeout_seconds
         self.dialect = url.get_backend_name()
@@ -90,7 +109,10 @@ class Database(ABC):
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Give a connection for reading: all of it sees one moment."""
-        with self._plainly(), self._engine.connect() as connection:
+        engine = self._engine
+        if not self._is_file:
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with self._plainly(), engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -99,6 +121,22 @@ class Database(ABC):
         engine = self._engine.execution_options(writes=True)
         with self._plainly(), engine.begin() as connection:
             yield connection
+
+    def check(self) -> None:
+        """Ask the database, and make sure that its tables are still those of this code.
+
+        Raises
+        ------
+        FlautimError
+            The class in ``error``: if it does not answer, or they are not.
+        """
+        with self.reading() as connection:
+            found = self.version(connection)
+        if found != self.newest:
+            raise self.error(
+                f"the tables of the {self.what} in {self.where} are {found or 'gone'} now, and "
+                f"this Flautim Lab needs {self.newest}; start the version that goes with them"
+            )
 
     def close(self) -> None:
         """Close what is open; the database opens again when it is used again."""
@@ -110,6 +148,7 @@ class Database(ABC):
             options["connect_args"] = {"timeout": self._timeout_seconds}
         else:
             options["pool_pre_ping"] = True  # a server may have been started anew
+            options["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
         try:
             engine = sa.create_engine(url, **options)
         except ImportError as error:
@@ -144,11 +183,72 @@ class Database(ABC):
             else:
                 return
 
-    @abstractmethod
     def prepare(self) -> None:
-        """Make the tables unless they are there, and refuse those of another program.
+        """Bring the tables to the newest form, and refuse those of another program, or a newer one.
 
-        Safely while other processes do the same.
+        Safely while other processes do the same. ``apart`` from whoever does that nothing is made
+        or changed here, and tables that are not the newest are refused.
+        """
+        with self._engine.connect() as connection:
+            self.found = self.version(connection)
+            self._check(connection)
+        if self.found == self.newest:
+            return
+        if self._apart:
+            are = f"are {self.found}" if self.found else "are not there yet"
+            raise self.error(
+                f"the tables of the {self.what} in {self.where} {are}, and this Flautim Lab needs "
+                f"{self.newest}; run flautim-lab migrate"
+            )
+        with self._engine.execution_options(writes=True).begin() as connection:
+            self.lock(connection)
+            self.found = self.version(connection)
+            self._check(connection)
+            if self.found != self.newest:
+                self.upgrade(connection)
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Refuse tables that are not ours, or too new."""
+        if self.found:
+            wrong = "" if self.knows(self.found) else self.newer(self.found)
+        else:
+            there = set(sa.inspect(connection).get_table_names())
+            foreign = there & set(self.metadata.tables) and not self.version(connection)
+            wrong = (
+                f"{self.where} holds the tables of another program; "
+                f"move it away, or {ELSEWHERE} of its own"
+            ) * bool(foreign)
+        if wrong:
+            error = self.error(wrong)
+            error.lasting = True
+            raise error
+
+    @property
+    @abstractmethod
+    def newest(self) -> str:
+        """The version of the tables that this code reads and writes."""
+
+    @abstractmethod
+    def version(self, connection: sa.Connection) -> str:
+        """Return the version of the tables that are there, "" where there are none."""
+
+    @abstractmethod
+    def knows(self, version: str) -> bool:
+        """Return whether tables of a version can be brought to the newest form."""
+
+    @abstractmethod
+    def newer(self, version: str) -> str:
+        """Return the sentence for tables of a newer Flautim Lab."""
+
+    def drop(self, connection: sa.Connection) -> None:
+        """Take all tables away, with the mark of their version."""
+        self.metadata.drop_all(connection)
+
+    @abstractmethod
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
+        """Make the tables, or bring them to the newest form, in the connection's transaction.
+
+        ``to`` names an older form to make them in; see :mod:`flautim_lab.runners.backup`.
         """
 
     def lock(self, connection: sa.Connection) -> None:
@@ -182,6 +282,8 @@ class Database(ABC):
                 )
             # A notebook may change its folder: the records stay where they were.
             return url.set(database=str(Path(url.database).absolute()))
+        if url.drivername == "postgresql":  # SQLAlchemy's own choice is one that we do not bring
+            return url.set(drivername="postgresql+psycopg")
         return url
 
     @contextmanager
@@ -189,6 +291,7 @@ class Database(ABC):
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:
+            self.failures[self.what] += 1
             raise self.error(self._sentence(error)) from None
 
     def _sentence(self, error: Exception) -> str:
@@ -247,6 +350,12 @@ def _begin(connection: sa.Connection) -> None:
 def _is_locked(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _apart() -> bool:
+    """Whether somebody else makes and changes the tables."""
+    told = os.environ.get(MIGRATIONS_VARIABLE) or HERE
+    return choose(told, [HERE, APART], MIGRATIONS_VARIABLE, UsageError) == APART
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@
     │   ├── NotAllowedError    the role of who asks does not allow it (names who may)
     │   ├── InUseError         a run used it; archiving is offered
     │   └── ConflictError      the key is taken already
+    ├── BackupError            a backup cannot be written, read or restored
     ├── NotebookError          a notebook cannot be executed as asked
     │   └── ExecutionError     it was executed, and failed (has the reason, and the runs it made)
     └── UsageError             a magic or a command was called with words it does not know
@@ -25,7 +26,15 @@ from __future__ import annotations
 
 
 class FlautimError(Exception):
-    """Base of every error that Flautim Lab raises on purpose."""
+    """Base of every error that Flautim Lab raises on purpose.
+
+    Attributes
+    ----------
+    lasting : bool
+        Whether it is of no use to try again until somebody has changed something.
+    """
+
+    lasting = False
 
 
 class ExperimentError(FlautimError, ValueError):
@@ -86,6 +95,10 @@ class ConflictError(CatalogError):
 
 class CatalogUnavailableError(CatalogError):
     """The catalog cannot be read or written now: its database, or the hub's service, is away."""
+
+
+class BackupError(FlautimError):
+    """A backup cannot be written, read or restored."""
 
 
 class NotebookError(FlautimError):

@@ -12,6 +12,7 @@
     oidc.py                the same by an identity provider
     culling.py             ending notebooks that nobody uses
     roles.py               what users, notebooks and the service may do at the hub
+    monitoring.py          its log, and its metrics
     proxy/                 the versions of the proxy (a program of Node's)
 
 It runs in an image of its own, without ``flautim_lab``.

@@ -11,7 +11,7 @@ from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
-from hub_config import culling, login, roles
+from hub_config import culling, login, monitoring, roles
 from hub_config.places import Places
 from hub_config.profiles import NoInstitutionError, check_chosen, offers_a_choice, profiles
 from hub_config.settings import Settings
@@ -32,9 +32,9 @@ c.JupyterHub.last_activity_interval = 20  # seconds
 c.JupyterHub.hub_bind_url = "http://:8081"
 # With the namespace in it, since notebook pods of other namespaces use it too.
 c.JupyterHub.hub_connect_url = f"http://hub.{settings.namespace}.svc:8081"
-c.JupyterHub.db_url = "sqlite:////flautim/hub/jupyterhub.sqlite"
+c.JupyterHub.db_url = settings.database_url
 c.JupyterHub.cookie_secret_file = "/flautim/hub/cookie_secret"  # noqa: S105 - made by JupyterHub
-# A newer JupyterHub brings the file up to date, and keeps a copy of what it was.
+# A newer JupyterHub brings its tables up to date; of a file it keeps a copy as it was.
 c.JupyterHub.upgrade_db = True
 # A hub that ends leaves servers and routes alone, and finds them again when it is back.
 c.JupyterHub.cleanup_servers = False
@@ -65,6 +65,9 @@ if settings.idle_minutes:
     api = "http://127.0.0.1:8081/hub/api"
     c.JupyterHub.services += [culling.service(settings.idle_minutes * 60, api)]
     c.JupyterHub.load_roles += [culling.ROLE]
+
+# --- its log, and its metrics --------------------------------------------------------------------
+monitoring.configure(c, settings.logs, settings.metrics_token)
 
 
 # --- notebook pods -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hub_config import monitoring
 from hub_config.institutions import Institutions, InstitutionsError, read_institutions
 from hub_config.oidc import NEEDED as OIDC_NEEDED
 from hub_config.oidc import Oidc, OidcError
@@ -16,6 +17,14 @@ from hub_config.sizes import Size, SizeError, amount
 #: Shorter ones can be guessed by who may try for weeks. JupyterHub itself wants 32 of an admin's.
 SHORTEST_PASSWORD = 12
 SHORTEST_ADMIN_PASSWORD = 32
+SHORTEST_METRICS_TOKEN = 32
+DATABASE_URL = "sqlite:////flautim/hub/jupyterhub.sqlite"
+DATABASES = {
+    "sqlite": "sqlite",
+    # Of SQLAlchemy's drivers the one that is in the hub's image.
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
 NEEDED = {
     "POD_NAMESPACE": "the hub's own namespace",
     "FLAUTIM_LAB_INSTITUTIONS": "the path of the list of institutions",
@@ -64,6 +73,12 @@ class Settings:
         After which a notebook that nobody uses, and in which nothing computes, is ended; 0: never.
     storage_class : str or None
         Of a user's volume; the cluster's own choice by default.
+    database_url : str
+        Of what JupyterHub keeps, as SQLAlchemy writes it; a file on the hub's volume by default.
+    logs : str
+        ``text``, or ``json`` for a line of JSON for each entry of the log.
+    metrics_token : str
+        With which Prometheus may read ``/hub/metrics``; "" for nobody.
     """
 
     namespace: str
@@ -79,6 +94,10 @@ class Settings:
     memory: str = "2G"
     home_size: str = "2Gi"
     storage_class: str | None = None
+    # With a password in it.
+    database_url: str = field(default=DATABASE_URL, repr=False)
+    logs: str = monitoring.TEXT
+    metrics_token: str = field(default="", repr=False)
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -155,6 +174,9 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "storage_class": "FLAUTIM_LAB_STORAGE_CLASS",
         "idle_minutes": "FLAUTIM_LAB_IDLE_MINUTES",
         "service_url": "FLAUTIM_LAB_SERVICE_ADDRESS",
+        "database_url": "FLAUTIM_LAB_HUB_DATABASE_URL",
+        "logs": "FLAUTIM_LAB_LOGS",
+        "metrics_token": "FLAUTIM_LAB_METRICS_TOKEN",
     }
     given: dict[str, Any] = {
         key: environment[name] for key, name in names.items() if environment.get(name)
@@ -179,4 +201,25 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
             amount(given["memory"])
         except SizeError as error:
             raise SettingsError(f"{names['memory']}: {error}") from None
+    if "database_url" in given:
+        given["database_url"] = _database(given["database_url"].strip(), names["database_url"])
+    if given.get("logs", monitoring.TEXT) not in (monitoring.TEXT, monitoring.JSON):
+        raise SettingsError(f"{names['logs']} must be text or json, not {given['logs']!r}")
+    if len(given.get("metrics_token", "x" * SHORTEST_METRICS_TOKEN)) < SHORTEST_METRICS_TOKEN:
+        raise SettingsError(
+            f"{names['metrics_token']} has {len(given['metrics_token'])} characters; it needs at "
+            f"least {SHORTEST_METRICS_TOKEN}, or to be empty"
+        )
     return given
+
+
+def _database(url: str, variable: str) -> str:
+    """Return the address of a database, with the driver that is here."""
+    kind, separator, rest = url.partition("://")
+    if not separator or kind not in DATABASES:
+        # Never the address itself: a password is in it.
+        raise SettingsError(
+            f"{variable} must begin with sqlite:/// or postgresql+psycopg://, such as "
+            "postgresql+psycopg://hub:PASSWORD@database:5432/hub"
+        )
+    return f"{DATABASES[kind]}://{rest}"

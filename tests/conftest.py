@@ -10,6 +10,8 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 import pytest
 
+from tests.postgresql import new_database, postgresql  # noqa: F401 - fixtures
+
 
 def pytest_collection_finish() -> None:
     """Keep what was imported out of every later collection of garbage.

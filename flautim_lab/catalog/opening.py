@@ -53,10 +53,11 @@ def open_catalog() -> Catalog:
     return known[1]
 
 
-def database() -> CatalogDatabase:
+def database(*, apart: bool | None = None) -> CatalogDatabase:
     """Return the database of a catalog without a hub, opened anew."""
     file = sa.URL.create("sqlite", database=str(home() / "catalog.db"))
-    return CatalogDatabase(os.environ.get(URL_VARIABLE) or file, BUSY_TIMEOUT_SECONDS)
+    address = os.environ.get(URL_VARIABLE) or file
+    return CatalogDatabase(address, BUSY_TIMEOUT_SECONDS, apart=apart)
 
 
 def user() -> str:

@@ -6,6 +6,8 @@ what the migrations make with what is written here.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import sqlalchemy as sa
 
 from flautim_lab.database import Database
@@ -298,31 +300,46 @@ remembered = sa.Table(
 )
 
 
+def _migrations() -> ModuleType:
+    """Return the migrations, which bring Alembic: not before a database is opened."""
+    from flautim_lab.catalog import migrations
+
+    return migrations
+
+
 class CatalogDatabase(Database):
     """The database of the catalog; its tables are brought to the newest form when it is opened."""
 
     what = "catalog"
     error = CatalogUnavailableError
+    metadata = metadata
 
-    def prepare(self) -> None:
-        """Bring the tables to the newest form, and refuse those of a newer Flautim Lab."""
-        from flautim_lab.catalog import migrations
+    @property
+    def newest(self) -> str:
+        """The revision that the migrations make."""
+        return str(_migrations().NEWEST)
 
-        with self._engine.connect() as connection:
-            if migrations.revision(connection) == migrations.NEWEST:
-                return
-        with self._engine.execution_options(writes=True).begin() as connection:
-            self.lock(connection)
-            found = migrations.revision(connection)
-            if found and not migrations.is_known(found):
-                raise CatalogUnavailableError(
-                    f"the catalog in {self.where} was written by a newer Flautim Lab "
-                    f"(its tables are {found}, this one knows {migrations.NEWEST}); "
-                    f"update flautim-lab, or {ELSEWHERE} of its own"
-                )
-            if not found and set(sa.inspect(connection).get_table_names()) & set(metadata.tables):
-                raise CatalogUnavailableError(
-                    f"{self.where} holds the tables of another program; "
-                    f"move it away, or {ELSEWHERE} of its own"
-                )
-            migrations.upgrade(connection)
+    def version(self, connection: sa.Connection) -> str:
+        """Return the revision of the tables, "" where there are none."""
+        return str(_migrations().revision(connection))
+
+    def knows(self, version: str) -> bool:
+        """Return whether a revision is one of ours."""
+        return bool(_migrations().is_known(version))
+
+    def newer(self, version: str) -> str:
+        """Return the sentence for tables of a newer Flautim Lab."""
+        return (
+            f"the catalog in {self.where} was written by a newer Flautim Lab "
+            f"(its tables are {version}, this one knows {self.newest}); "
+            f"update flautim-lab, or {ELSEWHERE} of its own"
+        )
+
+    def drop(self, connection: sa.Connection) -> None:
+        """Take all tables away, with the mark of their revision."""
+        super().drop(connection)
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {_migrations().VERSION_TABLE}"))
+
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
+        """Run the migrations that are missing."""
+        _migrations().upgrade(connection, to or "head")

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from flautim_lab.cli.administration import backup, migrate, restore
 from flautim_lab.cli.after import compare, download, export_runs, plot
 from flautim_lab.cli.doctor import diagnose
 from flautim_lab.cli.notebooks import rerun_notebook, run_notebook, verify_notebook
@@ -76,5 +77,8 @@ for _command in (
     compare,
     export_runs,
     diagnose,
+    migrate,
+    backup,
+    restore,
 ):
     main.add_command(_command)

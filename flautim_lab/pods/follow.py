@@ -7,14 +7,16 @@ is restarted, the machine slept) is begun again; the run does not mind meanwhile
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import urllib3
 from kubernetes import client as k8s
 from kubernetes import watch as k8s_watch
 
-from flautim_lab.pods.manifests import RUN_LABEL, WORKER, RunPods
+from flautim_lab.pods.manifests import ROLE_LABEL, RUN_LABEL, SERVER, WORKER, RunPods
 from flautim_lab.pods.sentences import START_REASONS, not_started, refused, trouble
 
 WATCH_SECONDS = 60  # of one watch; it goes on from where the last one ended
@@ -26,6 +28,10 @@ ANY = "0"
 GONE = 410  # the API server has forgotten so old a version
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL = "batch.kubernetes.io/job-name"
+
+ROLES = (SERVER, WORKER)
+#: How many pods took the place of another since this process began, by their role.
+replaced: Counter[str] = Counter()
 
 
 class Follower:
@@ -57,6 +63,7 @@ class Follower:
         self._run, self._space = run, namespace
         self._say, self._lost = say, lost
         self._stopped = stopped
+        self._begun = datetime.now(UTC)
         self._watches: set[k8s_watch.Watch] = set()
         self._looking = threading.Lock()
         self._said: dict[str, str] = {}
@@ -151,6 +158,9 @@ class Follower:
         slot = (job, labels.get(INDEX_LABEL, ""))
         newest = self._newest.get(slot)
         if newest is None or pod.metadata.creation_timestamp > newest[0]:
+            # Of what was there before anybody looked, who took whose place was counted then.
+            if newest is not None and pod.metadata.creation_timestamp > self._begun:
+                replaced[labels.get(ROLE_LABEL, "")] += 1
             newest = self._newest[slot] = (pod.metadata.creation_timestamp, name)
         # What was said of one that has ended stands until another has taken its place.
         if kind == "DELETED" or newest[1] != name:

@@ -20,6 +20,12 @@ ALL_CLIENTS = -1
 PRINTED = "print"
 """The level, in the log, of what a client's own code printed."""
 
+WORKER_LOST = "a worker was lost"
+"""How the log begins to tell that the work of a worker is done by others."""
+
+SERVER_BACK = "the server goes on after round"
+"""How the log begins to tell that a server went on from a checkpoint."""
+
 EVENT_KINDS = (
     "status",
     "metric",

@@ -82,31 +82,32 @@ class RecordsDatabase(Database):
 
     what = "records"
     error = RecordsError
+    metadata = metadata
 
-    def prepare(self) -> None:
-        """Make the tables unless they are there, and refuse those of another program."""
-        with self._engine.connect() as connection:
-            ready = sa.inspect(connection).has_table(version.name)
-            found = connection.scalar(sa.select(version.c.version)) if ready else None
-        if found is None:
-            found = self._make_tables()
-        if found > SCHEMA_VERSION:
-            raise RecordsError(
-                f"the records in {self.where} were written by a newer Flautim Lab "
-                f"(version {found} of the tables, this one reads {SCHEMA_VERSION}); "
-                f"update flautim-lab, or {ELSEWHERE} of its own"
-            )
+    @property
+    def newest(self) -> str:
+        """The only version that there has been."""
+        return str(SCHEMA_VERSION)
 
-    def _make_tables(self) -> int:
-        with self._engine.execution_options(writes=True).begin() as connection:
-            self.lock(connection)
-            tables = set(sa.inspect(connection).get_table_names())
-            if version.name not in tables:
-                if tables & set(metadata.tables):
-                    raise RecordsError(
-                        f"{self.where} holds the tables of another program; "
-                        f"move it away, or {ELSEWHERE} of its own"
-                    )
-                metadata.create_all(connection)
-                connection.execute(sa.insert(version).values(version=SCHEMA_VERSION))
-            return int(connection.execute(sa.select(version.c.version)).scalar_one())
+    def version(self, connection: sa.Connection) -> str:
+        """Return the version of the tables, "" where there are none."""
+        if not sa.inspect(connection).has_table(version.name):
+            return ""
+        return str(connection.execute(sa.select(version.c.version)).scalar_one())
+
+    def knows(self, version: str) -> bool:
+        """Return whether tables of a version can be read here."""
+        return int(version) <= SCHEMA_VERSION
+
+    def newer(self, version: str) -> str:
+        """Return the sentence for tables of a newer Flautim Lab."""
+        return (
+            f"the records in {self.where} were written by a newer Flautim Lab "
+            f"(version {version} of the tables, this one reads {self.newest}); "
+            f"update flautim-lab, or {ELSEWHERE} of its own"
+        )
+
+    def upgrade(self, connection: sa.Connection, to: str = "") -> None:
+        """Make the tables; there has been one form of them so far."""
+        metadata.create_all(connection)
+        connection.execute(sa.insert(version).values(version=SCHEMA_VERSION))

@@ -52,6 +52,11 @@ class Records:
 
     Safe to use from several threads, and after a fork.
 
+    Attributes
+    ----------
+    listeners : list of callable
+        Each gets the events that were stored by this process, once.
+
     Parameters
     ----------
     url : str, optional
@@ -70,9 +75,9 @@ class Records:
         self, url: str | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> None:
         self._home = home()
-        file = sa.URL.create("sqlite", database=str(self._home / "records.db"))
-        self._address: str | sa.URL = url or os.environ.get(URL_VARIABLE) or file
+        self._address: str | sa.URL = url or _address(self._home)
         self._timeout_seconds = busy_timeout_seconds
+        self.listeners: list[Callable[[Sequence[Event]], None]] = []
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, RecordsDatabase] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -93,6 +98,16 @@ class Records:
     def where(self) -> str:
         """The file, or the address without its password."""
         return self._database().where
+
+    def check(self) -> None:
+        """Ask the database, and make sure that its tables are still those of this code.
+
+        Raises
+        ------
+        RecordsError
+            If it does not answer, or they are not.
+        """
+        self._database().check()
 
     def close(self) -> None:
         """Close the connections; they open again when the records are used again."""
@@ -179,9 +194,11 @@ class Records:
         forward = sa.case((runs.c.round < reached, reached), else_=runs.c.round)
         with database.writing() as connection:
             self._update(connection, run_id, heartbeat=time.time(), round=forward)
-            new = len(connection.execute(insert, rows).all())
+            new = set(connection.execute(insert, rows).scalars())
         self._tell(run_id)
-        return new
+        for listener in self.listeners:
+            listener([event for event in events_of_run if int(event.seq) in new])
+        return len(new)
 
     def set_status(self, run_id: str, status: RunStatus | str, *, message: str = "") -> None:
         """Set where the run stands, with a sentence for its reader.
@@ -460,6 +477,16 @@ class Records:
         nearest = [run_id for run_id in newest if close and run_id.lower() == close[0]]
         shown = list(dict.fromkeys(nearest[:1] + newest))[:_SHOWN_CHOICES]
         return RunNotFoundError(unknown(text, shown, "run"))
+
+
+def database(*, apart: bool | None = None) -> RecordsDatabase:
+    """Return the database of the records, opened anew."""
+    return RecordsDatabase(_address(home()), BUSY_TIMEOUT_SECONDS, apart=apart)
+
+
+def _address(folder: Path) -> str | sa.URL:
+    file = sa.URL.create("sqlite", database=str(folder / "records.db"))
+    return os.environ.get(URL_VARIABLE) or file
 
 
 _defaults: dict[int, tuple[tuple[str, str], Records]] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import ssl
 import sys
 import threading
@@ -39,6 +40,7 @@ LOOK_AT_JOB_SECONDS = 5.0
 AWAY_SECONDS = 2.0  # between looks whether the cluster answers again
 
 
+_log = logging.getLogger(__name__)
 _fetching = threading.Lock()  # of several runs that end together: each model is in memory
 
 
@@ -197,7 +199,7 @@ class ClusterWatch:
         """Return how the run ended, if a server that cannot be reached is not to be waited for."""
         if str(error) != self._error:
             self._error = str(error)
-            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {error}\n")  # to the watch's own log
+            _log.warning("%s %s", time.strftime("%H:%M:%S"), error)  # to the watch's own log
         if self._records.stop_requested(self._id):
             self._stopping = self._stopping or time.monotonic()
             if time.monotonic() - self._stopping > STOP_SECONDS:

@@ -21,7 +21,7 @@ from pathlib import Path
 from flautim_lab.errors import FlautimError, RecordsError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.home_dataset import HomeDataset
-from flautim_lab.records.event import RunStatus
+from flautim_lab.records.event import SERVER_BACK, RunStatus
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.records.store import Records
 from flautim_lab.runners.faults import FaultLog, strike_planned
@@ -170,7 +170,7 @@ def _federate(
     kept = checkpoint.load(folder.checkpoints, strategy)
     if kept is not None:
         server.state = kept
-        recorder.log(f"the server goes on after round {kept.round}", round=kept.round)
+        recorder.log(f"{SERVER_BACK} {kept.round}", round=kept.round)
 
     def after_round() -> None:
         # First the record, then the checkpoint: a round between the two is done again, and what

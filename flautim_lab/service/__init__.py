@@ -8,6 +8,7 @@
     access.py     who may do what: one table
     streams.py    how a run is followed; readers.py: one look at the records for all who do
     places.py     where somebody belongs: what the hub alone asks
+    upkeep.py     /health, /ready and /metrics, for who runs the hub; metrics.py, logs.py
     dispatch.py   from a request to pods, by the code of the ``cluster`` runner
     batches.py    batches of points, the same way; batch_routes.py: their routes
     turns.py      who waits for whom: a user for themselves, and nobody for another

@@ -2,7 +2,7 @@
 
 ::
 
-    GET  /health                        without a token: is it there?
+    GET  /health /ready /metrics        for who runs the hub: upkeep.py
     GET  /                              who you are, and your institutions
     GET  /runs                          your runs (an admin: all), newest first
     PUT  /runs/ID                       start a run; the same once more changes nothing
@@ -43,6 +43,7 @@ from flautim_lab.service.batches import Batches
 from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.metrics import Measured, Metrics
 from flautim_lab.service.places import places_router
 from flautim_lab.service.readers import Readers
 from flautim_lab.service.requests import (
@@ -56,6 +57,7 @@ from flautim_lab.service.requests import (
 )
 from flautim_lab.service.settings import Settings
 from flautim_lab.service.streams import stream_router
+from flautim_lab.service.upkeep import upkeep_router
 
 MOST_STRIKE_BYTES = 2**16
 MOST_STARTING = 8  # runs that are begun at once, each of another user
@@ -100,6 +102,11 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     app.include_router(batch_router(batches), prefix=settings.prefix)
     app.include_router(catalog_router(catalogs), prefix=settings.prefix)
     app.include_router(places_router(settings, catalogs), prefix=settings.prefix)
+    metrics = Metrics(records)
+    checks = {"catalog": catalogs.check, "records": records.check}
+    upkeep = upkeep_router(checks, metrics, settings.metrics_token)
+    app.include_router(upkeep, prefix=settings.prefix)
+    app.add_middleware(Measured, metrics=metrics, prefix=settings.prefix)
     return app
 
 
@@ -124,10 +131,6 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
             owner = record.settings["owner"]
             raise Refused(403, f"run {run_id} is {owner}'s, who alone may do that")
         return record
-
-    @router.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "well"}
 
     @router.get("/")
     async def me(who: Who) -> dict[str, Any]:

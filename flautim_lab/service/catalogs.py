@@ -61,6 +61,16 @@ class Catalogs:
         """Note that a run that the service made for somebody has ended."""
         LocalCatalog(self._database, Actor(owner), self._now).end_run(run_id)
 
+    def check(self) -> None:
+        """Ask the database.
+
+        Raises
+        ------
+        CatalogUnavailableError
+            If it does not answer, or has tables of another version.
+        """
+        self._database.check()
+
     def add_missing(self, names: Mapping[str, str]) -> None:
         """Let institutions that the hub has be in the catalog; those that are there stay."""
         service = self.own()

@@ -15,6 +15,8 @@ from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
 INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
 PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
 PORT_VARIABLE = "FLAUTIM_LAB_SERVICE_PORT"
+METRICS_VARIABLE = "FLAUTIM_LAB_METRICS_TOKEN"
+SHORTEST_TOKEN = 32  # characters: one that can be guessed is worse than none
 HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 NAME = "flautim-lab"
@@ -45,6 +47,8 @@ class Settings:
     listed : mapping of str to mapping
         All that the list says of each institution, by its key; the hub checks it
         (``hub_config/institutions.py``).
+    metrics_token : str
+        With which Prometheus may ask for the metrics; "" for nobody.
     """
 
     institutions: Mapping[str, str]
@@ -56,6 +60,7 @@ class Settings:
     host: str = EVERYWHERE
     token: str = field(default="", repr=False)
     listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics_token: str = field(default="", repr=False)
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -83,6 +88,12 @@ class Settings:
         port = os.environ.get(PORT_VARIABLE, "8080")
         if not port.isdigit():
             raise UsageError(f"{PORT_VARIABLE} must be a number, not {port!r}")
+        token = os.environ.get(METRICS_VARIABLE, "").strip()
+        if token and len(token) < SHORTEST_TOKEN:
+            raise UsageError(
+                f"{METRICS_VARIABLE} has {len(token)} characters; it needs at least "
+                f"{SHORTEST_TOKEN}, or to be empty"
+            )
         return cls(
             institutions,
             names,
@@ -93,4 +104,5 @@ class Settings:
             os.environ.get(HOST_VARIABLE) or EVERYWHERE,
             os.environ["JUPYTERHUB_API_TOKEN"],
             told,
+            token,
         )

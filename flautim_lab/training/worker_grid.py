@@ -18,6 +18,7 @@ from flwr.common.constant import ErrorCode
 
 from flautim_lab.errors import TrainingError
 from flautim_lab.names import count
+from flautim_lab.records.event import WORKER_LOST
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
 from flautim_lab.training.worker import (
@@ -194,7 +195,7 @@ class WorkerGrid(ClientGrid):
                 self._link.forget([message_id])
                 waiting.update(flight.questions)
                 lost = count(len(flight.questions), "client")
-                self._log(f"a worker was lost; the work of {lost} is sent again")
+                self._log(f"{WORKER_LOST}; the work of {lost} is sent again")
 
     def _send(
         self,

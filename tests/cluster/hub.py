@@ -80,7 +80,7 @@ def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
     mark = secrets.token_hex(3)
     names = {"flautim-hub": f"fl-hub-{mark}", "flautim-ufmg": f"fl-ufmg-{mark}"}
     images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
-    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("secrets.env"))
+    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("*.env"))
     overlay = folder / "k8s/overlays/laptop"
     for path in [*(folder / "k8s").rglob("*.yaml"), *(folder / "k8s").rglob("*.json")]:
         text = path.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from jupyterhub import dbutil, orm
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
 from jupyterhub.proxy import ConfigurableHTTPProxy
@@ -480,3 +481,23 @@ def test_what_was_chosen_before_does_not_keep_the_form_from_being_shown(with_siz
         return await made.get_options_form()
 
     assert "Small: 0.5 core" in asyncio.run(form())
+
+
+def test_jupyterhub_keeps_what_it_knows_in_postgresql(environment, monkeypatch, new_database):
+    """With JupyterHub's own code for its tables, of a new database and of one that is there."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLAUTIM_LAB_HUB_DATABASE_URL", new_database())
+    hub = PyFileConfigLoader(FILE.name, path=str(FILE.parent)).load_config().JupyterHub
+    assert hub.db_url.startswith("postgresql+psycopg://")
+    for _ in range(2):
+        dbutil.upgrade_if_needed(hub.db_url)
+        session = orm.new_session_factory(hub.db_url)()
+        if session.query(orm.User).count() == 0:
+            session.add(orm.User(name="ana"))
+            session.commit()
+        session.close()
+        session.get_bind().dispose()
+    assert session.query(orm.User).one().name == "ana"
+    session.close()
+    session.get_bind().dispose()

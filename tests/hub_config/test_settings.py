@@ -20,7 +20,9 @@ def test_what_is_told_and_what_is_not(environment):
 
 
 def test_secrets_are_not_shown(environment):
-    shown = repr(Settings.of_environment(environment))
+    url = {"FLAUTIM_LAB_HUB_DATABASE_URL": "postgresql://hub:its-own@database/hub"}
+    shown = repr(Settings.of_environment(environment | url))
+    assert "its-own" not in shown
     for name in ("LOGIN_PASSWORD", "ADMIN_PASSWORD", "SERVICE_TOKEN"):
         assert environment[f"FLAUTIM_LAB_{name}"] not in shown
 
@@ -107,6 +109,27 @@ def test_a_provider_is_told_whole(provider, name):
 
 
 @pytest.mark.parametrize(
+    ("told", "url"),
+    [
+        ("", "sqlite:////flautim/hub/jupyterhub.sqlite"),
+        ("postgresql://hub:x@database:5432/hub", "postgresql+psycopg://hub:x@database:5432/hub"),
+        ("postgresql+psycopg://hub:x@d/hub?sslmode=require",) * 2,
+        ("sqlite:////elsewhere/hub.sqlite",) * 2,
+    ],
+)
+def test_where_the_hub_keeps_what_it_knows(environment, told, url):
+    told = {"FLAUTIM_LAB_HUB_DATABASE_URL": told}
+    assert Settings.of_environment(environment | told).database_url == url
+
+
+@pytest.mark.parametrize("told", ["database", "mysql://hub:secret@database/hub"])
+def test_another_database_is_refused_without_its_password(environment, told):
+    with pytest.raises(SettingsError, match="must begin with sqlite:/// or postgresql") as raised:
+        Settings.of_environment(environment | {"FLAUTIM_LAB_HUB_DATABASE_URL": told})
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("TOKEN_URL", "http://id.example/token", "must be an address with https, not 'http://id"),
@@ -127,3 +150,15 @@ def test_with_a_provider_the_list_has_no_users(provider, environment, tmp_path):
     (tmp_path / "institutions.json").write_text(json.dumps(listed))
     with pytest.raises(SettingsError, match=r"claims say who belongs to ufmg; take its users off"):
         Settings.of_environment(provider)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("FLAUTIM_LAB_LOGS", "xml", "FLAUTIM_LAB_LOGS must be text or json, not 'xml'"),
+        ("FLAUTIM_LAB_METRICS_TOKEN", "short", "has 5 characters; it needs at least 32"),
+    ],
+)
+def test_what_is_wrong_about_monitoring_is_one_sentence(environment, name, value, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.of_environment(environment | {name: value})

@@ -174,7 +174,7 @@ def test_what_is_secret_comes_from_the_secret(pods, copy):
 
 
 def test_secrets_are_made_once_and_only_the_owner_reads_them(tmp_path):
-    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("secrets.env"))
+    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("*.env"))
     script = tmp_path / "k8s/overlays/laptop/secrets.sh"
     file = tmp_path / "k8s/overlays/laptop/hub/secrets.env"
 
@@ -256,7 +256,7 @@ def test_addresses_and_ports(objects, pods):
     assert pods["service"].ports["http"] == service.Settings({}).port
     prefix = service.Settings({}).prefix
     assert pods["service"].env[service.PREFIX_VARIABLE].rstrip("/") == prefix
-    assert pods["service"].container["readinessProbe"]["httpGet"]["path"] == f"{prefix}/health"
+    assert pods["service"].container["readinessProbe"]["httpGet"]["path"] == f"{prefix}/ready"
     assert pods["service"].env["JUPYTERHUB_API_URL"] == "http://hub:8081/hub/api"
     assert roles.SERVICE == service.NAME
     assert f"{prefix}{PLACES}" == roles.PLACES

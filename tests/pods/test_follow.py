@@ -8,6 +8,7 @@ import time
 import kmock
 import pytest
 
+from flautim_lab.pods import follow
 from flautim_lab.pods.api import Api
 from flautim_lab.pods.manifests import RunPods
 
@@ -204,3 +205,20 @@ def wait_for(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_pod_that_takes_the_place_of_another_is_counted(followed):
+    api, put, begin, _, _, _ = followed
+    # Two of one slot that were there before anybody looked are none of its business.
+    put("v1/pods", pod("old", second=1, phase="Failed"))
+    put("v1/pods", pod("a", second=2, phase="Running"))
+    put("batch/v1/jobs", job())
+    before = follow.replaced["worker"]
+    begin()
+    late = pod("b", phase="Running")
+    late["metadata"]["creationTimestamp"] = "2100-01-01T00:00:00Z"
+    wait_for(lambda: api._core.list_namespaced_pod("ufmg").items)
+    time.sleep(0.3)
+    assert follow.replaced["worker"] == before
+    api._core.create_namespaced_pod("ufmg", late)
+    wait_for(lambda: follow.replaced["worker"] == before + 1)

@@ -44,13 +44,15 @@ class TestHub:
             "public": free_port(),
             "service": secrets.token_hex(32),
             "tests": secrets.token_hex(32),
+            "metrics": secrets.token_hex(32),
         }
         self.url = f"http://127.0.0.1:{self.told['port']}/hub/api"
         environment = os.environ | {
             "TEST_HUB": json.dumps(self.told),
             "PYTHONPATH": str(HERE.parents[1]),
         }
-        self._log = open(folder / "hub.log", "wb")  # noqa: SIM115 - the process's, to its end
+        self.log = folder / "hub.log"
+        self._log = open(self.log, "wb")  # noqa: SIM115 - the process's, to its end
         self._process = subprocess.Popen(
             [sys.executable, "-m", "jupyterhub", "--config", str(HERE / "hub_config.py")],
             cwd=folder,
@@ -66,8 +68,8 @@ class TestHub:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(self.url, trust_env=False).status_code == 200:
                     return
-            assert self._process.poll() is None, (folder / "hub.log").read_text()
-            assert time.monotonic() < end, (folder / "hub.log").read_text()
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
 
     def token(self, user, **settings):

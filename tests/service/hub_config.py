@@ -3,6 +3,7 @@
 import json
 import os
 
+from hub_config import monitoring
 from tests.service.no_proxy import NoProxy
 
 c = get_config()  # noqa: F821 - given by traitlets
@@ -33,3 +34,4 @@ c.JupyterHub.load_roles = [
     },
     {"name": "tests", "scopes": ["admin:users", "tokens", "admin:groups"], "services": ["tests"]},
 ]
+monitoring.configure(c, "json", told["metrics"])

@@ -152,7 +152,8 @@ def test_every_route_is_in_the_table(ask):
         named.add((method, path))
     catalogs = {(each.method, f"/catalog{each.path}") for each in wire.ROUTES.values()}
     # That of the hub alone is in test_places.py.
-    assert made == named | catalogs | {("GET", "/health"), ("GET", "/places")}
+    upkeep = {("GET", path) for path in ("/health", "/ready", "/metrics")}
+    assert made == named | catalogs | upkeep | {("GET", "/places")}
 
 
 @pytest.mark.parametrize("name", wire.ROUTES)

@@ -36,6 +36,6 @@ def revision(connection: sa.Connection) -> str:
     return context.get_current_revision() or ""
 
 
-def upgrade(connection: sa.Connection) -> None:
+def upgrade(connection: sa.Connection, to: str = "head") -> None:
     """Run the migrations that are missing, within the transaction of the connection."""
-    command.upgrade(config(connection), "head")
+    command.upgrade(config(connection), to)
