@@ -9,6 +9,7 @@ from pathlib import Path
 from flautim_lab.errors import RecordsError
 
 HOME_VARIABLE = "FLAUTIM_LAB_HOME"
+DATA_VOLUME_VARIABLE = "FLAUTIM_LAB_DATA_VOLUME"
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 ELSEWHERE = f"set {HOME_VARIABLE} to a folder"
@@ -84,3 +85,9 @@ def disk_full(path: Path | str) -> str:
     return (
         f"the disk that holds {path} is full; free some space there, or {ELSEWHERE} on another disk"
     )
+
+
+def data_volume() -> Path | None:
+    """Return where an institution's volume of data is mounted: in notebooks of its data owners."""
+    place = os.environ.get(DATA_VOLUME_VARIABLE)
+    return Path(place) if place else None

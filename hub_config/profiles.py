@@ -151,7 +151,11 @@ def _profile(institution: Institution, default: Size, owner: bool) -> dict[str, 
         "slug": institution.key,
         "kubespawner_override": {
             "namespace": institution.namespace,
-            "environment": {"FLAUTIM_LAB_INSTITUTION": institution.key},
+            "environment": {
+                "FLAUTIM_LAB_INSTITUTION": institution.key,
+                # Datasets that are registered from here are known by their paths on the volume.
+                "FLAUTIM_LAB_DATA_VOLUME": DATA if volume is not None else "",
+            },
             # None takes away what an earlier start of the same spawner may have set.
             "volumes": {"data": volume},
             "volume_mounts": {

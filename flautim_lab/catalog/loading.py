@@ -21,7 +21,7 @@ from flautim_lab.experiment.bundle_import import import_file
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.partition import Partition
-from flautim_lab.home import home, private_folder
+from flautim_lab.home import data_volume, home, private_folder
 from flautim_lab.names import choose
 
 
@@ -171,7 +171,7 @@ def _made(version: DatasetVersion, path: Path, options: dict[str, Any]) -> Any:
 
 
 def _checked_file(version: DatasetVersion) -> Path:
-    path = Path(version.path)
+    path = (data_volume() or Path()) / version.path  # what is absolute stays as it is
     if not path.is_file():
         raise DatasetError(
             f"the rows of {version.ref} are not on this machine ({version.path}); write code "

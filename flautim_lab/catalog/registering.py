@@ -15,6 +15,7 @@ from flautim_lab.catalog.sources import class_named
 from flautim_lab.catalog.things import Column, DatasetVersion
 from flautim_lab.errors import DatasetError
 from flautim_lab.experiment.table import read_table
+from flautim_lab.home import data_volume
 from flautim_lab.names import choose
 
 MOST_CATEGORIES = 100  # a text column with more is free text: its values would be rows
@@ -89,7 +90,8 @@ def register_dataset(
     institution : str
         Its key, such as ``"ufmg"``.
     path : str or Path
-        The file. It stays where it is, and must not change: a run compares its hash.
+        The file. It stays where it is, and must not change. On the institution's volume (in a hub's
+        notebook of a data owner) it is known by its path there, and read by workers there alone.
     target : str
         The column to learn.
     name, key : str, optional
@@ -120,11 +122,19 @@ def register_dataset(
         target=target,
         rows=schema.rows,
         sha256=schema.sha256,
-        path=str(place),
+        path=_registered_path(place),
         description=description,
         source=source,
         class_name=class_name,
     )
+
+
+def _registered_path(place: Path) -> str:
+    """Return where rows are: on the institution's volume, or a file of this machine."""
+    volume = data_volume()
+    if volume is not None and place.is_relative_to(volume):
+        return str(place.relative_to(volume))
+    return str(place)
 
 
 def _column(name: str, values: pd.Series) -> Column:

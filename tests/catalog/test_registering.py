@@ -128,3 +128,16 @@ def test_source_that_fails_is_one_sentence(catalog, trips):
     lab.register_dataset("local", trips, target="energy", source=source)
     with pytest.raises(lab.DatasetError, match="source of local/trips@1 fails: NameError"):
         lab.dataset("local/trips")
+
+
+def test_on_the_volume_of_a_data_owner_it_is_known_by_its_path_there(catalog, trips, monkeypatch):
+    monkeypatch.setenv("FLAUTIM_LAB_DATA_VOLUME", str(trips.parent))
+    (trips.parent / "2026").mkdir()
+    moved = trips.rename(trips.parent / "2026" / "trips.csv")
+    version = lab.register_dataset("local", moved, target="energy", name="Trips")
+    assert version.path == "2026/trips.csv"
+    real = lab.dataset("local/trips", rows="real", missing="drop")
+    assert real.features.shape[0] == 3
+    monkeypatch.delenv("FLAUTIM_LAB_DATA_VOLUME")
+    with pytest.raises(lab.DatasetError, match="run where they live"):
+        lab.dataset("local/trips", rows="real")

@@ -22,7 +22,7 @@ from flautim_lab.database import APART, MIGRATIONS_VARIABLE
 from flautim_lab.home import HOME_VARIABLE
 from flautim_lab.records import store
 from flautim_lab.service import settings as service
-from flautim_lab.service.app import MOST_BYTES
+from flautim_lab.service.requests import MOST_BYTES
 from hub_config.institutions import read_institutions
 from hub_config.settings import NEEDED
 from tests.folders import free_port
