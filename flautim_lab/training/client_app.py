@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.names import count
 from flautim_lab.training import weights
+from flautim_lab.training.cohorts import Cohorts, Ready
 from flautim_lab.training.printed import printed_here
+from flautim_lab.training.stackable import choose_engine
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
@@ -80,6 +82,9 @@ class ClientHost:
         self._model = experiment.build_model()
         self._copied = can_be_copied(self._model)
         self._last: tuple[ArrayRecord | None, dict[str, Tensor]] = (None, {})
+        #: How clients are trained, and what computes several of them at once.
+        self.engine = choose_engine(experiment, device)
+        self.cohorts = Cohorts(self, self.engine, check)
 
     def data(self, client: int) -> ClientData:
         """Return a client's data, loaded on first use."""
@@ -95,10 +100,13 @@ class ClientHost:
         A fresh copy each time: what a module keeps beside its weights (a hidden state, a counter)
         must not pass from one client to the next.
         """
+        return self.model_of(_arrays(message), _config(message))
+
+    def model_of(self, arrays: ArrayRecord, config: ConfigRecord) -> nn.Module:
+        """Return a model with the weights and buffers that a server sends."""
         model = self._copy() if self._copied else self.experiment.build_model()
-        config = _config(message)
         buffers: Any = config.get("buffers", b"")
-        weights.load(model, self._decoded(_arrays(message)), buffers)
+        weights.load(model, self._decoded(arrays), buffers)
         return model.to(self.device)
 
     def _copy(self) -> nn.Module:
@@ -118,8 +126,10 @@ class ClientHost:
     def train(self, client: int, message: Message) -> Message:
         """Train on the client's rows; answer weights, buffers, loss and rows."""
         experiment, config = self.experiment, _config(message)
+        if (ready := self.cohorts.take(client, message)) is not None:
+            return self._trained_already(client, message, ready)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
-        data = self._scaled_data(client, config)
+        data = self.scaled_data(client, config)
         model = self.model(message)
         batches = data.batches(
             "train",
@@ -144,14 +154,27 @@ class ClientHost:
             if experiment.centralized:
                 self._optimizer_state[client] = optimizer.state_dict()
         loops.check_trained(experiment, model, result["loss"])
-        measures = {f"train_{name}": value for name, value in result.items()}
-        content = RecordDict(
-            {
-                "arrays": weights.to_record(model),
-                "metrics": MetricRecord({**measures, ROWS: data.rows("train")}),
-            }
-        )
         buffers = weights.buffers_to_bytes(weights.buffers_of(model))
+        return self._trained(client, message, result, weights.to_record(model), buffers)
+
+    def _trained_already(self, client: int, message: Message, ready: Ready) -> Message:
+        """Answer with what a cohort has computed; it leaves buffers as they were sent."""
+        if ready.error is not None or ready.arrays is None:
+            raise ready.error or TrainingError("a cohort has no weights for a client")
+        buffers: Any = _config(message).get("buffers", b"")
+        return self._trained(client, message, ready.measures, ready.arrays, buffers)
+
+    def _trained(
+        self,
+        client: int,
+        message: Message,
+        result: Mapping[str, float],
+        arrays: ArrayRecord,
+        buffers: bytes,
+    ) -> Message:
+        measures = {f"train_{name}": value for name, value in result.items()}
+        metrics = MetricRecord({**measures, ROWS: self.data(client).rows("train")})
+        content = RecordDict({"arrays": arrays, "metrics": metrics})
         if buffers:
             content["buffers"] = ConfigRecord({"buffers": buffers})
         return Message(content, reply_to=message)
@@ -159,7 +182,10 @@ class ClientHost:
     def evaluate(self, client: int, message: Message) -> Message:
         """Measure the global model on the client's validation rows."""
         experiment, config = self.experiment, _config(message)
-        data = self._scaled_data(client, config)
+        data = self.scaled_data(client, config)
+        if (ready := self.cohorts.take(client, message)) is not None:
+            metrics = MetricRecord({**ready.measures, ROWS: data.rows("validation")})
+            return Message(RecordDict({"metrics": metrics}), reply_to=message)
         model = self.model(message)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         batches = data.batches(
@@ -179,7 +205,8 @@ class ClientHost:
         named = ArrayRecord(dict(zip(("count", "total", "squares"), record.values(), strict=True)))
         return Message(RecordDict({"sums": named}), reply_to=message)
 
-    def _scaled_data(self, client: int, config: ConfigRecord) -> ClientData:
+    def scaled_data(self, client: int, config: ConfigRecord) -> ClientData:
+        """Return a client's data, scaled as the server says, or by its own rows."""
         data = self.data(client)
         dataset = self.experiment.dataset
         if isinstance(dataset, CSVDataset) and dataset.standardize:
