@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from torch import Tensor
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from torch import Tensor, nn
 
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import EVALUATION_NUMBERS, EVALUATION_ROWS, ClientData
 from flautim_lab.experiment.streams import stream
 from flautim_lab.training import weights
-from flautim_lab.training.cohort import Member
+from flautim_lab.training.cohort import Member, Stack
+from flautim_lab.training.content import arrays_in, config_in
+from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import Engine, make_stack
 
 if TYPE_CHECKING:
@@ -42,16 +44,22 @@ class Ready:
         Of the message that it answers.
     measures : dict
         Names to numbers, with ``loss``.
+    rows : int
+        How many they are of.
     arrays : ArrayRecord, optional
         New weights, where it was trained.
     error : TrainingError, optional
         Why there is nothing of it.
+    printed : str
+        What its metrics have printed.
     """
 
     content: RecordDict
     measures: dict[str, float]
+    rows: int
     arrays: ArrayRecord | None = None
     error: TrainingError | None = None
+    printed: str = ""
 
 
 class Cohorts:
@@ -72,6 +80,7 @@ class Cohorts:
         self._check = check
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
+        self._own = threading.local()
 
     def take(self, client: int, message: Message) -> Ready | None:
         """Return what lies ready for a message to a client, once; None if nothing does."""
@@ -106,16 +115,17 @@ class Cohorts:
 
     def _train(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
         host, experiment = self._host, self._host.experiment
-        sent, config = _parts(content)
+        sent, config = arrays_in(content), config_in(content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
-        model = host.model_of(sent, config)
+        model, stack = self._stack()
+        host.load(model, sent, config)
         start = {name: p.detach() for name, p in model.named_parameters()}
         pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
         members = [
             self._member(client, own, round_number)
             for client, own in zip(clients, rows, strict=True)
         ]
-        trained = make_stack(experiment, self._engine, model).train(
+        trained = stack.train(
             start,
             [name for name, p in model.named_parameters() if p.requires_grad],
             pool,
@@ -124,11 +134,20 @@ class Cohorts:
             check=lambda place: self._check(clients[place]),
         )
         return [
-            Ready(content, {"loss": loss}, arrays, trained.failures.get(place))
-            for place, (loss, arrays) in enumerate(
-                zip(trained.losses, weights.unstacked(trained.weights, sent), strict=True)
+            Ready(content, {"loss": loss}, len(own), arrays, trained.failures.get(place))
+            for place, (loss, own, arrays) in enumerate(
+                zip(trained.losses, rows, weights.unstacked(trained.weights, sent), strict=True)
             )
         ]
+
+    def _stack(self) -> tuple[nn.Module, Stack]:
+        """Return this thread's model and what trains cohorts with it."""
+        if not hasattr(self._own, "stack"):
+            experiment = self._host.experiment
+            model = experiment.build_model().to(self._host.device).train()
+            self._own.stack = model, make_stack(experiment, self._engine, model)
+        found: tuple[nn.Module, Stack] = self._own.stack
+        return found
 
     def _member(self, client: int, rows: Tensor, round_number: int) -> Member:
         """Return a client with its orders and its draws, from the same streams as in the loop."""
@@ -153,8 +172,8 @@ class Cohorts:
 
     def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
         experiment = self._host.experiment
-        sent, config = _parts(content)
-        model = self._host.model_of(sent, config).eval()
+        config = config_in(content)
+        model = self._host.model_of(arrays_in(content), config).eval()
         (x, y), rows = _pooled([self._host.scaled_data(c, config) for c in clients], "validation")
         every = torch.cat(rows).to(y.device)
         size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
@@ -170,15 +189,16 @@ class Cohorts:
                 end = begin + len(own)
                 part_of = slice(begin, end)
                 measures = {"loss": losses[part_of].mean().item()}
-                if experiment.measured:
+                text = ""
+                if experiment.own_metrics and experiment.measured:
+                    with printed_here() as printed:
+                        measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
+                    text = printed.text
+                elif experiment.measured:
                     measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
-                made.append(Ready(content, measures))
+                made.append(Ready(content, measures, len(own), printed=text))
                 begin = end
         return made
-
-
-def _parts(content: RecordDict) -> tuple[ArrayRecord, ConfigRecord]:
-    return next(iter(content.array_records.values())), next(iter(content.config_records.values()))
 
 
 def _pooled(
