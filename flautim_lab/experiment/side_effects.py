@@ -30,9 +30,10 @@ def keeps_something(kinds: Iterable[type]) -> str | None:
     """
     for kind in kinds:
         for function in own_methods(kind):
-            if isinstance(function, FunctionType) and function.__name__ not in _MAKING:
-                if _stores(function.__code__):
-                    return function.__qualname__.rpartition("<locals>.")[2]
+            if not isinstance(function, FunctionType) or function.__name__ in _MAKING:
+                continue
+            if _stores(function.__code__):
+                return function.__qualname__.rpartition("<locals>.")[2]
     return None
 
 

@@ -31,7 +31,7 @@ from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.names import count
 from flautim_lab.training import weights
-from flautim_lab.training.cohorts import Cohorts, Ready
+from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import choose_engine

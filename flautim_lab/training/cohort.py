@@ -227,9 +227,7 @@ class Stack:
                 continue  # a quick look: a sum with something in it that is not finite is not
             finite = torch.isfinite(flat).all(1).cpu().numpy()
             for place in np.flatnonzero(~finite):
-                failures.setdefault(
-                    int(steps.order[place]), not_finite(self._experiment, name)
-                )
+                failures.setdefault(int(steps.order[place]), not_finite(self._experiment, name))
         same = bool((steps.order[:-1] < steps.order[1:]).all())
         weights = {n: v.cpu() if same else v.cpu()[back] for n, v in full.items()}
         return Trained(weights, means[back.numpy()].tolist(), failures)
@@ -271,9 +269,7 @@ def _inside(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _Dropping:
     """Drops out of a stack of batches; each client draws from its own generator, as in the loop."""
 
-    def __init__(
-        self, counts: NDArray[np.int64], draws: Sequence[torch.Generator | None]
-    ) -> None:
+    def __init__(self, counts: NDArray[np.int64], draws: Sequence[torch.Generator | None]) -> None:
         self._counts = counts
         self._draws = draws
 

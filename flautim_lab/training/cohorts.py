@@ -114,7 +114,7 @@ class Cohorts:
     # --- training -----------------------------------------------------------------------------
 
     def _train(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
-        host, experiment = self._host, self._host.experiment
+        host = self._host
         sent, config = arrays_in(content), config_in(content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         model, stack = self._stack()
@@ -179,7 +179,7 @@ class Cohorts:
         size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
         found: list[Tensor] = []
         with torch.no_grad():
-            for part in every.split(size):
+            for part in torch.split(every, size):
                 self._check(clients[0])
                 found.append(model(x[part]))
             outputs, targets = torch.cat(found), y[every]
@@ -201,9 +201,7 @@ class Cohorts:
         return made
 
 
-def _pooled(
-    data: Sequence[ClientData], split: str
-) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+def _pooled(data: Sequence[ClientData], split: str) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
     """Return tensors that hold the rows of all clients, and the numbers of each client's rows."""
     pools = [one.pool(split) for one in data]
     x, y, _ = pools[0]

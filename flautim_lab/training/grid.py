@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -25,6 +25,7 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
+from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
@@ -34,15 +35,6 @@ from flautim_lab.training.cores import usable_cores
 WORTH_IT = 0.9
 LOOK_SECONDS = 0.25
 GOODBYE_SECONDS = 2.0
-
-
-Blocks = Callable[[Sequence[int]], list[list[int]]]
-Prepare = Callable[[str, RecordDict, Sequence[int]], None]
-
-
-def one_by_one(clients: Sequence[int]) -> list[list[int]]:
-    """Return each client as a block of its own."""
-    return [[client] for client in clients]
 
 
 class Abandoned(Exception):  # noqa: N818 - not an error: nobody waits for this work any more
@@ -213,7 +205,9 @@ class LocalGrid(ClientGrid):
         self._missing = {message.metadata.dst_node_id for message in asked}
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
-            parts = in_blocks(asked, self._blocks)
+            of_client = {message.metadata.dst_node_id: message for message in asked}
+            blocks = in_blocks(of_client, self._blocks)
+            parts = [[of_client[client] for client in block] for block in blocks]
             if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
                 self.sent()
                 answers = [self._answer_block(part, order) for part in parts]
@@ -300,7 +294,7 @@ class LocalGrid(ClientGrid):
             except Abandoned:
                 pass  # each of them is told so by its own next check
             except Exception as error:  # noqa: BLE001 - whose it is shows where each is by itself
-                self._log(together_failed(clients, error))
+                self._log(together_failed(clients, summary(error)))
         return [self._answer(message, order) for message in part]
 
     def _answer(self, message: Message, order: int) -> Message:
@@ -318,27 +312,6 @@ class LocalGrid(ClientGrid):
         if self._deadline.is_now(order):
             self._missing.discard(client)
         return reply
-
-
-def in_blocks(messages: Sequence[Message], blocks: Blocks) -> list[list[Message]]:
-    """Return messages, sorted by client, in blocks; each block is sent one content.
-
-    A strategy that sends some clients another content has blocks of theirs.
-    """
-    alike: dict[int, dict[int, Message]] = {}
-    for message in messages:
-        alike.setdefault(id(message.content), {})[message.metadata.dst_node_id] = message
-    return [
-        [there[client] for client in part] for there in alike.values() for part in blocks([*there])
-    ]
-
-
-def together_failed(clients: Sequence[int], error: BaseException) -> str:
-    """Return the line of the log that says so; the clients are trained one by one then."""
-    return (
-        f"{count(len(clients), 'client')} from {clients[0]} on could not be handled together and "
-        f"are handled one after another: {summary(error)}"
-    )
 
 
 def _is_training(messages: list[Message]) -> bool:

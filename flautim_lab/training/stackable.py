@@ -208,9 +208,7 @@ def _of_the_model(experiment: Experiment, model: nn.Module) -> Iterator[str]:
 
 
 def _hooks(module: nn.Module) -> bool:
-    return any(
-        value for name, value in vars(module).items() if name.endswith("_hooks") and value
-    )
+    return any(value for name, value in vars(module).items() if name.endswith("_hooks") and value)
 
 
 def _one_target(experiment: Experiment) -> bool:
@@ -371,5 +369,3 @@ def _near(ours: Tensor, theirs: Any) -> bool:
     ours, theirs = ours.detach().double(), theirs.detach().double()
     scale = max(float(theirs.abs().max()), float(ours.abs().max())) if theirs.numel() else 0.0
     return bool(((ours - theirs).abs() <= 1e-3 * scale + 1e-7).all())
-
-

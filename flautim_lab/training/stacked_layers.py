@@ -184,12 +184,12 @@ class _Reader:
         if any(isinstance(other, fx.Node) for other in others):
             return False  # such as a share that depends on the number of rows
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
+            module: Any = self._modules[str(node.target)]
             if type(module) in (nn.Flatten, nn.Unflatten):
                 start = module.start_dim if type(module) is nn.Flatten else module.dim
-                return isinstance(start, int) and start >= 1
+                return bool(isinstance(start, int) and start >= 1)
             if type(module) in (nn.Softmax, nn.LogSoftmax):
-                return module.dim is not None and int(module.dim) >= 1  # type: ignore[arg-type]
+                return module.dim is not None and int(module.dim) >= 1
             return type(module) in (*_ROW_BY_ROW, nn.Dropout) and len(node.args) == 1
         if node.op == "call_function" and node.target in _ROW_BY_ROW_FUNCTIONS:
             return True
@@ -198,7 +198,7 @@ class _Reader:
         return self._flattened(node)
 
     def _is_part(self, argument: Any) -> bool:
-        """Return whether something is added or multiplied row by row: a layer's output, a number."""
+        """Return whether a part of a sum or product is row by row: a layer's output, a number."""
         if isinstance(argument, fx.Node):
             return argument.op != "placeholder" and not self._is_size(argument)
         return isinstance(argument, (int, float))
@@ -206,12 +206,12 @@ class _Reader:
     def _is_size(self, node: fx.Node) -> bool:
         """Return whether a node is the number of rows: ``x.size(0)`` or ``x.shape[0]``."""
         if node.op == "call_method" and node.target == "size":
-            return node.args[1:] == (0,)
+            return tuple(node.args[1:]) == (0,)
         if node.op == "call_function" and node.target is getattr:
-            return node.args[1] == "shape" and all(self._is_size(user) for user in node.users)
+            return bool(node.args[1] == "shape") and all(self._is_size(user) for user in node.users)
         if node.op == "call_function" and node.target is operator.getitem:
             of = node.args[0]
-            return isinstance(of, fx.Node) and of.target is getattr and node.args[1] == 0
+            return isinstance(of, fx.Node) and of.target is getattr and bool(node.args[1] == 0)
         return False
 
     def _flattened(self, node: fx.Node) -> bool:
@@ -220,7 +220,7 @@ class _Reader:
             node.op == "call_method" and node.target == "flatten"
         )
         start = node.kwargs.get("start_dim", node.args[1] if len(node.args) > 1 else 0)
-        return flattens and start == 1 and len(node.args) <= 2
+        return bool(flattens and start == 1 and len(node.args) <= 2)
 
     def _is_view(self, node: fx.Node) -> bool:
         """Return whether a node gives each row another shape, the number of rows being as it is.
@@ -235,7 +235,7 @@ class _Reader:
             return False
         if isinstance(first, fx.Node):
             return self._is_size(first)
-        return first == -1 and all(size > 0 for size in rest)  # type: ignore[operator]
+        return bool(first == -1) and all(isinstance(size, int) and size > 0 for size in rest)
 
     # --- as products ------------------------------------------------------------------------
 
@@ -275,19 +275,19 @@ class _Reader:
             raise _Unknown
         return "" if argument.name == self._first else argument.name
 
-    def _module(self, module: nn.Module, source: str) -> Step:
+    def _module(self, module: Any, source: str) -> Step:
         kind = type(module)
         if kind is nn.Linear:
             return self._linear(module, source)
         if kind is nn.Dropout:
             self.drops = self.drops or module.p > 0
-            share = float(module.p)  # type: ignore[arg-type]
+            share = float(module.p)
             return lambda known, weights, drop: drop(share, known[source])
         if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             return lambda known, weights, drop: known[source].flatten(2)
         if kind in (nn.Softmax, nn.LogSoftmax):
             function = torch.softmax if kind is nn.Softmax else torch.log_softmax
-            dim = int(module.dim) + 1  # type: ignore[arg-type]
+            dim = int(module.dim) + 1
             return lambda known, weights, drop: function(known[source], dim)
         if kind in _ELEMENTWISE:
             made = _ELEMENTWISE[kind](module)
@@ -302,7 +302,9 @@ class _Reader:
             x = known[source]
             wide = x.flatten(1, -2) if x.ndim > 3 else x
             given = None if bias is None else weights[bias]
-            made: Tensor = _StackedLinear.apply(wide, weights[weight], given)
+            made: Tensor = _StackedLinear.apply(  # type: ignore[no-untyped-call]
+                wide, weights[weight], given
+            )
             return made.reshape(*x.shape[:-1], made.shape[-1]) if x.ndim > 3 else made
 
         return step

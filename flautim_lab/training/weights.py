@@ -95,7 +95,7 @@ class _Kept(Array):
         self.__dict__["_numbers"] = numbers
 
     @property
-    def data(self) -> bytes:  # type: ignore[override]
+    def data(self) -> bytes:
         """The numbers as a file of NumPy's."""
         made: bytes | None = self.__dict__.get("_bytes")
         if made is None:
