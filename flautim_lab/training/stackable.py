@@ -188,6 +188,9 @@ def _of_the_model(experiment: Experiment, model: nn.Module) -> Iterator[str]:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             if module.sparse:
                 yield f"the gradients of {kind} are sparse"
+            if module.padding_idx is not None or module.scale_grad_by_freq:
+                # torch.func.vmap gives the padding a gradient.
+                yield f"{kind} leaves some gradients out (padding_idx, scale_grad_by_freq)"
             if module.max_norm is not None:
                 yield f"{kind} changes its weights when it is called (max_norm)"
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
