@@ -70,10 +70,13 @@ class Printing(Net):
         return super().forward(x)
 
 
+NUMBERS = np.random.default_rng(3)
+
+
 class OwnNumbers(Net):
     def __init__(self):
         super().__init__()
-        self.numbers = np.random.default_rng(3)
+        self.numbers = NUMBERS
 
     def forward(self, x):
         return super().forward(x) * int(self.numbers.integers(1, 9))
