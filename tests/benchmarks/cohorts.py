@@ -9,7 +9,7 @@ import torch
 from work import SEED, Work, load_clients, rows_of, save_clients
 
 
-def _experiment(work: Work, engine: str):  # noqa: ANN202 - the plain loop imports nothing of ours
+def _experiment(work: Work, engine: str):
     import work as models
 
     import flautim_lab as lab
