@@ -39,6 +39,7 @@ SETTINGS = (
     "validation",
     "evaluate_every",
     "device",
+    "engine",
     "model_args",
     "dataset_args",
     "task",

@@ -318,6 +318,28 @@ class ClientData:
             reading=reading,
         )
 
+    def pool(self, split: str) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Return tensors of inputs and targets, and the numbers of a split's rows in them.
+
+        The dataset's own tensors where its rows need not be scaled, so that nothing is copied.
+
+        Raises
+        ------
+        TypeError
+            If the dataset's own code reads each row.
+        """
+        whole = self._whole
+        if whole is None:
+            raise TypeError("the dataset's own code reads each row")
+        classes = self._experiment.task == "classification"
+        as_is = not classes or _widened(whole[1]) is whole[1]
+        if self._scale is None and self._device is None and as_is:
+            return *whole, self._rows.train if split == "train" else self._rows.validation
+        if split not in self._parts:
+            self._parts[split] = self._part(split)
+        x, y = self._parts[split]
+        return x, y, np.arange(len(y))
+
     def _part(self, split: str) -> Any:
         numbers = self._rows.train if split == "train" else self._rows.validation
         dataset = self._experiment.dataset

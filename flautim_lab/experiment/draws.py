@@ -24,7 +24,13 @@ from flautim_lab.experiment.source_modules import is_installed
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
 
-__all__ = ["global_draw", "may_draw", "reads_global_random", "refuse_global_random"]
+__all__ = [
+    "global_draw",
+    "may_draw",
+    "own_methods",
+    "reads_global_random",
+    "refuse_global_random",
+]
 
 _DRAWING = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential")
 
@@ -47,7 +53,7 @@ def may_draw(experiment: Experiment, model: nn.Module) -> bool:
     """
     own: set[type] = {type(module) for module in model.modules()}
     own |= {type(experiment), type(experiment.dataset)}
-    todo: list[Any] = [value for kind in own for value in _methods(kind)]
+    todo: list[Any] = [value for kind in own for value in own_methods(kind)]
     seen: set[Any] = set()
     while todo:
         function = todo.pop()
@@ -76,7 +82,7 @@ def refuse_global_random(experiment: Experiment, model: nn.Module) -> None:
     """
     code: list[Any] = [] if isinstance(experiment.model, type) else [experiment.model]
     for kind in dict.fromkeys([type(experiment), *(type(module) for module in model.modules())]):
-        code += _methods(kind)
+        code += own_methods(kind)
     found = global_draw(code)
     if found is not None:
         where, what = found
@@ -120,7 +126,7 @@ def global_draw(code: Iterable[Any]) -> tuple[str, str] | None:
             if what is not None:
                 return function.__qualname__.rpartition("<locals>.")[2], what
             if inspect.isclass(value) and _is_own(value):
-                todo += _methods(value)
+                todo += own_methods(value)
             elif inspect.isfunction(value) and _is_own(value):
                 todo.append(value)
     return None
@@ -177,7 +183,7 @@ def _global_name(value: Any) -> str | None:
     return None
 
 
-def _methods(kind: type) -> list[Any]:
+def own_methods(kind: type) -> list[Any]:
     """Return the functions that a class of the researcher's own and its bases define."""
     own = ("torch.", "flautim_lab.")
     if kind.__module__.startswith(own):
@@ -230,6 +236,6 @@ def _code_of(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
             yield from _code_of(part, seen, depth)
     elif hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType)):
         if _is_own(type(value)):
-            yield from _methods(type(value))
+            yield from own_methods(type(value))
         for part in vars(value).values():
             yield from _code_of(part, seen, depth - 1)

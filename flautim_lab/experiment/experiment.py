@@ -78,6 +78,10 @@ class Experiment:
         Validate after every so many rounds (and after the last one).
     device : {"auto", "cpu", "cuda"}
         Where the clients train. ``auto`` takes a GPU if there is one.
+    engine : {"auto", "loop", "cohort"}
+        How the clients of a round train: ``loop`` is one after another, ``cohort`` many as one
+        stacked model, the same within rounding. ``auto`` takes the cohort where the loop is ours,
+        the model can be stacked, and that is faster; the run's plan says which, and why.
     task : {"classification", "regression"}, optional
         Found from the target by default.
     centralized : bool
@@ -124,6 +128,7 @@ class Experiment:
     validation: float = 0.2
     evaluate_every: int = 1
     device: str = "auto"
+    engine: str = "auto"
     model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
@@ -389,6 +394,7 @@ class Experiment:
         name = settings.optimizer(self.optimizer, self.optimizer_args, self.lr)
         self._set("optimizer", name)
         settings.device(self.device)
+        choose(self.engine, settings.ENGINES, "engine")
         if self.task is not None:
             choose(self.task, TASKS, "task")
 

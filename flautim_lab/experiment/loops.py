@@ -47,13 +47,34 @@ def default_loss(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
     ModelError
         If the task is not known, so that no loss can be chosen.
     """
+    return _loss(outputs, targets, task, "mean")
+
+
+def row_losses(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
+    """Return the loss of each row, shape (rows,); their mean is :func:`default_loss`.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        As for :func:`default_loss`.
+    targets : Tensor
+        One number per row, (rows,) or (rows, 1).
+    task : {"classification", "regression"} or None
+    """
+    return _loss(outputs, targets, task, "none").reshape(len(targets))
+
+
+def _loss(outputs: Tensor, targets: Tensor, task: str | None, reduction: str) -> Tensor:
     if task == "classification":
         if _is_binary(outputs, targets):
             flat = outputs.reshape(targets.shape)
-            return F.binary_cross_entropy_with_logits(flat, targets.to(flat.dtype))
-        return F.cross_entropy(outputs, class_numbers(_without_column(outputs, targets)))
+            wanted = targets.to(flat.dtype)
+            return F.binary_cross_entropy_with_logits(flat, wanted, reduction=reduction)
+        numbers = class_numbers(_without_column(outputs, targets))
+        return F.cross_entropy(outputs, numbers, reduction=reduction)
     if task == "regression":
-        return F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+        flat = outputs.reshape(targets.shape)
+        return F.mse_loss(flat, targets.to(outputs.dtype), reduction=reduction)
     raise ModelError(
         "the dataset does not say whether it is a classification or a regression; "
         "pass task='classification' or task='regression', or write your own loss(model, batch)"
@@ -172,7 +193,7 @@ def train(
             count = rows_of(batch)
             value = loss.item()
             if not math.isfinite(value):
-                raise TrainingError(_why_not_finite(experiment, batch, value))
+                raise TrainingError(why_not_finite(experiment, batch, value))
             total += value * count
             rows += count
     if rows == 0:
@@ -180,7 +201,8 @@ def train(
     return {"loss": total / rows}
 
 
-def _why_not_finite(experiment: Experiment, batch: Any, value: float) -> str:
+def why_not_finite(experiment: Experiment, batch: Any, value: float) -> str:
+    """Return the sentence for a loss that is no longer finite."""
     parts = batch if isinstance(batch, (tuple, list)) else [batch]
     for name, part in zip(("inputs", "targets"), parts, strict=False):
         if isinstance(part, Tensor) and part.is_floating_point() and not part.isfinite().all():
@@ -258,9 +280,20 @@ def validate(experiment: Experiment, model: nn.Module, loader: Iterable[Any]) ->
             return {}
         result = {"loss": total / rows}
         if experiment.measured:
-            measures = experiment.metrics(torch.cat(outputs), torch.cat(targets))
-            taken = taken_name([*result, *measures])
-            if taken is not None:
-                raise TrainingError(f"metrics(outputs, targets) {rename(taken)}")
-            result.update({str(name): float(value) for name, value in measures.items()})
+            result |= measured(experiment, torch.cat(outputs), torch.cat(targets))
     return result
+
+
+def measured(experiment: Experiment, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the experiment's metrics over all rows of a client, as numbers.
+
+    Raises
+    ------
+    TrainingError
+        If one has a name that is taken (``loss``, or a key of Flower's).
+    """
+    measures = experiment.metrics(outputs, targets)
+    taken = taken_name(["loss", *measures])
+    if taken is not None:
+        raise TrainingError(f"metrics(outputs, targets) {rename(taken)}")
+    return {str(name): float(value) for name, value in measures.items()}

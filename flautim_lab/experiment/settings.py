@@ -30,6 +30,7 @@ OPTIMIZERS = (
     "Rprop",
 )
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("auto", "loop", "cohort")
 
 
 def whole(value: Any, name: str, at_least: int = 1, why: str = "") -> int:

@@ -54,7 +54,9 @@ def main(run_folder: Path, slot: int, generation: int) -> int:
         return is_cut(folder, f"client-{slot}")
 
     try:
-        Worker(app, facts.clients, stop.is_set, cut).serve(connect, PATIENCE_SECONDS)
+        prepare = host.cohorts.prepare
+        worker = Worker(app, facts.clients, stop.is_set, cut, prepare=prepare)
+        worker.serve(connect, PATIENCE_SECONDS)
     finally:
         done.set()
     return 0

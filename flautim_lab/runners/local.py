@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -119,6 +120,8 @@ class LocalExecution:
             workers=1 if device.type != "cpu" else self._workers,
             enough=experiment.enough_answers,
             log=self._log,
+            blocks=functools.partial(host.engine.blocks, experiment),
+            prepare=host.cohorts.prepare,
         )
         try:
             serve(server, grid)

@@ -60,7 +60,9 @@ def main() -> int:
             return earlier[0]
 
         try:
-            Worker(app, facts["clients"], stop.is_set).serve(connect, PATIENCE_SECONDS)
+            prepare = host.cohorts.prepare
+            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare)
+            worker.serve(connect, PATIENCE_SECONDS)
         except TrainingError as error:
             sys.stderr.write(f"{error}\n")
             return LOST

@@ -32,7 +32,9 @@ from flautim_lab.training import checkpoint, flower
 from flautim_lab.training.engine import SuperLink
 from flautim_lab.training.grid import one_thread, summary
 from flautim_lab.training.keys import ServerFiles
+from flautim_lab.training.numerics import pick_device
 from flautim_lab.training.server_app import Server, Stopped, serve
+from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.strategies import make_strategy
 from flautim_lab.training.usage import RoundUsage
 from flautim_lab.training.worker_grid import WorkerGrid
@@ -166,6 +168,7 @@ def _federate(
 ) -> tuple[RunStatus, str]:
     experiment = Experiment.load(folder.run_folder / "experiment")
     strategy = make_strategy(experiment)
+    engine = choose_engine(experiment, pick_device(experiment.device))
     server = Server(experiment, strategy, recorder, stop.is_set)
     kept = checkpoint.load(folder.checkpoints, strategy)
     if kept is not None:
@@ -204,6 +207,7 @@ def _federate(
         log=recorder.log,
         hosts=_hosts(experiment, facts),
         meant=roster.meant,
+        blocks=functools.partial(engine.blocks, experiment),
     )
     grid.heard = faults.heard
     grid.used = lambda slot, used: server.usage.add(f"client-{slot}", used)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,10 @@ from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
 from flautim_lab.names import count
 from flautim_lab.training import weights
+from flautim_lab.training.cohorts import Cohorts
+from flautim_lab.training.content import arrays_in, config_in, named_config
 from flautim_lab.training.printed import printed_here
+from flautim_lab.training.stackable import choose_engine
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
@@ -49,7 +52,7 @@ def scale_to_config(config: ConfigRecord, scale: Scale | None) -> None:
 
 def sums_from_reply(message: Message) -> Sums:
     """Read what a client's rows add up to from its answer to a ``query``."""
-    record = next(iter(message.content.array_records.values()))
+    record = arrays_in(message.content)
     return Sums(*(weights.values(record[name]) for name in ("count", "total", "squares")))
 
 
@@ -80,6 +83,9 @@ class ClientHost:
         self._model = experiment.build_model()
         self._copied = can_be_copied(self._model)
         self._last: tuple[ArrayRecord | None, dict[str, Tensor]] = (None, {})
+        #: How clients are trained, and what computes several of them at once.
+        self.engine = choose_engine(experiment, device)
+        self.cohorts = Cohorts(self, self.engine, check)
 
     def data(self, client: int) -> ClientData:
         """Return a client's data, loaded on first use."""
@@ -95,11 +101,18 @@ class ClientHost:
         A fresh copy each time: what a module keeps beside its weights (a hidden state, a counter)
         must not pass from one client to the next.
         """
+        return self.model_of(arrays_in(message.content), config_in(message.content))
+
+    def model_of(self, arrays: ArrayRecord, config: ConfigRecord) -> nn.Module:
+        """Return a model with the weights and buffers that a server sends."""
         model = self._copy() if self._copied else self.experiment.build_model()
-        config = _config(message)
-        buffers: Any = config.get("buffers", b"")
-        weights.load(model, self._decoded(_arrays(message)), buffers)
+        self.load(model, arrays, config)
         return model.to(self.device)
+
+    def load(self, model: nn.Module, arrays: ArrayRecord, config: ConfigRecord) -> None:
+        """Put the weights and buffers that a server sends into a model."""
+        buffers: Any = config.get("buffers", b"")
+        weights.load(model, self._decoded(arrays), buffers)
 
     def _copy(self) -> nn.Module:
         try:
@@ -117,9 +130,9 @@ class ClientHost:
 
     def train(self, client: int, message: Message) -> Message:
         """Train on the client's rows; answer weights, buffers, loss and rows."""
-        experiment, config = self.experiment, _config(message)
+        experiment, config = self.experiment, config_in(message.content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
-        data = self._scaled_data(client, config)
+        data = self.scaled_data(client, config)
         model = self.model(message)
         batches = data.batches(
             "train",
@@ -144,22 +157,54 @@ class ClientHost:
             if experiment.centralized:
                 self._optimizer_state[client] = optimizer.state_dict()
         loops.check_trained(experiment, model, result["loss"])
-        measures = {f"train_{name}": value for name, value in result.items()}
-        content = RecordDict(
-            {
-                "arrays": weights.to_record(model),
-                "metrics": MetricRecord({**measures, ROWS: data.rows("train")}),
-            }
-        )
         buffers = weights.buffers_to_bytes(weights.buffers_of(model))
+        arrays = weights.to_record(model)
+        return self._trained(message, result, data.rows("train"), arrays, buffers)
+
+    def ready(self, message: Message) -> Message | None:
+        """Answer with what a cohort has computed for the client; None if there is nothing.
+
+        Raises
+        ------
+        TrainingError
+            If the client failed in its cohort.
+        """
+        client = message.metadata.dst_node_id
+        ready = self.cohorts.take(client, message)
+        if ready is None:
+            return None
+        if ready.error is not None:
+            raise ready.error
+        if ready.arrays is None:
+            metrics = MetricRecord({**ready.measures, ROWS: ready.rows})
+            reply = Message(RecordDict({"metrics": metrics}), reply_to=message)
+        else:
+            # A cohort leaves buffers as they were sent.
+            buffers: Any = config_in(message.content).get("buffers", b"")
+            reply = self._trained(message, ready.measures, ready.rows, ready.arrays, buffers)
+        if said := _may_be_told(self, ready.printed):
+            reply.content[PRINTED] = ConfigRecord({"text": said})
+        return reply
+
+    def _trained(
+        self,
+        message: Message,
+        result: Mapping[str, float],
+        rows: int,
+        arrays: ArrayRecord,
+        buffers: bytes,
+    ) -> Message:
+        measures = {f"train_{name}": value for name, value in result.items()}
+        metrics = MetricRecord({**measures, ROWS: rows})
+        content = RecordDict({"arrays": arrays, "metrics": metrics})
         if buffers:
             content["buffers"] = ConfigRecord({"buffers": buffers})
         return Message(content, reply_to=message)
 
     def evaluate(self, client: int, message: Message) -> Message:
         """Measure the global model on the client's validation rows."""
-        experiment, config = self.experiment, _config(message)
-        data = self._scaled_data(client, config)
+        experiment, config = self.experiment, config_in(message.content)
+        data = self.scaled_data(client, config)
         model = self.model(message)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         batches = data.batches(
@@ -179,7 +224,8 @@ class ClientHost:
         named = ArrayRecord(dict(zip(("count", "total", "squares"), record.values(), strict=True)))
         return Message(RecordDict({"sums": named}), reply_to=message)
 
-    def _scaled_data(self, client: int, config: ConfigRecord) -> ClientData:
+    def scaled_data(self, client: int, config: ConfigRecord) -> ClientData:
+        """Return a client's data, scaled as the server says, or by its own rows."""
         data = self.data(client)
         dataset = self.experiment.dataset
         if isinstance(dataset, CSVDataset) and dataset.standardize:
@@ -224,11 +270,13 @@ def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
-        return _noted(host, host.train, message, context)
+        ready = host.ready(message)
+        return ready if ready is not None else _noted(host, host.train, message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _noted(host, host.evaluate, message, context)
+        ready = host.ready(message)
+        return ready if ready is not None else _noted(host, host.evaluate, message, context)
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
@@ -267,8 +315,11 @@ def _may_be_told(host: ClientHost, text: str) -> str:
 
 def take_printed(message: Message) -> str:
     """Take what a client printed out of its answer; "" if it printed nothing."""
-    record = message.content.config_records.pop(PRINTED, None)
-    return "" if record is None else str(record["text"])
+    record = named_config(message, PRINTED)
+    if record is None:
+        return ""
+    del message.content[PRINTED]
+    return str(record["text"])
 
 
 def add_proximal_term(experiment: Experiment, model: nn.Module, mu: float) -> None:
@@ -328,11 +379,3 @@ def as_measures(result: Any, loop: str) -> dict[str, float]:
         }
     except (TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{loop} returned something that is no number: {error}") from error
-
-
-def _config(message: Message) -> ConfigRecord:
-    return next(iter(message.content.config_records.values()))
-
-
-def _arrays(message: Message) -> ArrayRecord:
-    return next(iter(message.content.array_records.values()))

@@ -25,6 +25,7 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
+from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
@@ -137,6 +138,12 @@ class LocalGrid(ClientGrid):
         How few answers end a round once its time is up.
     log : callable
         Gets one line when there is something to say.
+    blocks : callable, optional
+        Returns clients, sorted, as lists of those that are handled together; each one by itself by
+        default.
+    prepare : callable, optional
+        Gets the type of a block's messages, their content, and the clients, before the app is
+        called for each of them.
     """
 
     def __init__(
@@ -148,8 +155,12 @@ class LocalGrid(ClientGrid):
         workers: int | str = "auto",
         enough: int = 1,
         log: Callable[[str], None] = lambda _line: None,
+        blocks: Blocks = one_by_one,
+        prepare: Prepare | None = None,
     ) -> None:
         self._app = app
+        self._blocks = blocks
+        self._prepare = prepare
         super().__init__(clients)
         self._deadline = deadline
         self._enough = enough
@@ -194,15 +205,20 @@ class LocalGrid(ClientGrid):
         self._missing = {message.metadata.dst_node_id for message in asked}
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
-            if timeout is None and (self.workers == 1 or trial == 2):
+            of_client = {message.metadata.dst_node_id: message for message in asked}
+            blocks = in_blocks(of_client, self._blocks)
+            parts = [[of_client[client] for client in block] for block in blocks]
+            if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
                 self.sent()
-                replies = [self._answer(message, order) for message in asked]
+                answers = [self._answer_block(part, order) for part in parts]
             else:
-                replies = self._on_threads(asked, order, timeout)
+                answers = self._on_threads(parts, order, timeout)
+            replies = [reply for part in answers for reply in part]
+            replies.sort(key=lambda reply: reply.metadata.src_node_id)
         finally:
             self._deadline.end()
             self._waiting.over()
-        if trial is not None and len(asked) >= self.workers:
+        if trial is not None and len(parts) >= self.workers:
             self._judge(trial, time.perf_counter() - begin)
         return replies
 
@@ -236,11 +252,13 @@ class LocalGrid(ClientGrid):
                 self.workers = 1
                 self._log("one thread is as fast as several here; clients train in turn")
 
-    def _on_threads(self, asked: list[Message], order: int, timeout: float | None) -> list[Message]:
+    def _on_threads(
+        self, parts: list[list[Message]], order: int, timeout: float | None
+    ) -> list[list[Message]]:
         if self._pool is None:
             self._pool = _Threads(self.workers)
-        futures: dict[Future[Message], Message] = {
-            self._pool.submit(self._answer, message, order): message for message in asked
+        futures: dict[Future[list[Message]], list[Message]] = {
+            self._pool.submit(self._answer_block, part, order): part for part in parts
         }
         self.sent()
         pending = set(futures)
@@ -248,7 +266,7 @@ class LocalGrid(ClientGrid):
         while pending:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
-                if len(futures) - len(pending) >= self._enough:
+                if sum(len(futures[future]) for future in set(futures) - pending) >= self._enough:
                     break
                 left = None  # not enough yet: wait for the next one, however long it takes
             # In slices: a client that hangs must not hide a stop.
@@ -259,14 +277,28 @@ class LocalGrid(ClientGrid):
         for future in pending:
             future.cancel()
         if pending and timeout is not None and not self._deadline.stopped():
-            late = sorted(futures[future].metadata.dst_node_id for future in pending)
+            late = sorted(m.metadata.dst_node_id for future in pending for m in futures[future])
             shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
             self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
         return [future.result() for future in futures if future not in pending]
 
+    def _answer_block(self, part: list[Message], order: int) -> list[Message]:
+        """Return the answers of clients that are handled together."""
+        _work.round = order
+        if self._prepare is not None and len(part) > 1:
+            first = part[0]
+            clients = [message.metadata.dst_node_id for message in part]
+            try:
+                with flower.log_to(self._log):
+                    self._prepare(first.metadata.message_type, first.content, clients)
+            except Abandoned:
+                pass  # each of them is told so by its own next check
+            except Exception as error:  # noqa: BLE001 - whose it is shows where each is by itself
+                self._log(together_failed(clients, summary(error)))
+        return [self._answer(message, order) for message in part]
+
     def _answer(self, message: Message, order: int) -> Message:
         """Return a client's answer; an error is an answer too."""
-        _work.round = order
         client = message.metadata.dst_node_id
         with flower.log_to(lambda line: self._log(f"client {client}: {line}")):
             try:

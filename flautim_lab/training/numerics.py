@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.training.stackable import choose_engine
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class NumericsPlan:
     Attributes
     ----------
     engine : str
-        ``loop``: each client is trained by itself.
+        ``loop``: each client is trained by itself. ``cohort``: many as one stacked model.
+    cohorts : str
+        The rule by which clients are put together; why they are not where the engine is the loop.
     threads_per_client : int
         Threads that torch uses for one client.
     aggregation : str
@@ -46,6 +49,7 @@ class NumericsPlan:
     """
 
     engine: str
+    cohorts: str
     threads_per_client: int
     aggregation: str
     streams: str
@@ -67,9 +71,17 @@ class NumericsPlan:
 
 
 def make_plan(experiment: Experiment, device: torch.device) -> NumericsPlan:
-    """Return the plan by which a run of ``experiment`` makes its numbers here."""
+    """Return the plan by which a run of ``experiment`` makes its numbers here.
+
+    Raises
+    ------
+    ExperimentError
+        If ``engine="cohort"`` was asked for and cannot be.
+    """
+    engine = choose_engine(experiment, device)
     return NumericsPlan(
-        engine="loop",
+        engine=engine.name,
+        cohorts=engine.rule,
         threads_per_client=1,
         aggregation="client order, types of the parameters",
         streams="seed, purpose, round, client",

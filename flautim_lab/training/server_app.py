@@ -29,6 +29,7 @@ from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
+from flautim_lab.training.content import arrays_in, metrics_in, named_config
 from flautim_lab.training.grid import ABANDONED
 from flautim_lab.training.usage import RoundUsage
 
@@ -159,7 +160,7 @@ class Server:
         buffers = [
             (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
         ]
-        sent_back = [_arrays(m) for m in _good(answers)]
+        sent_back = [arrays_in(m.content) for m in _good(answers)]
         kept = weights.unchanged(state.parameters, sent_back)
         for record in sent_back:
             weights.quick_to_read(record)
@@ -400,15 +401,11 @@ def _is_abandoned(message: Message) -> bool:
 
 def _measures(message: Message) -> tuple[int, dict[str, float]]:
     """Return (rows, measures) of an answer."""
-    record = next(iter(message.content.metric_records.values()))
+    record = metrics_in(message.content)
     rows = int(record[ROWS])  # type: ignore[arg-type]
     numbers = {k: float(v) for k, v in record.items() if k != ROWS and not isinstance(v, list)}
     numbers.pop("norm_bit", None)  # adaptive clipping's own message to its strategy
     return rows, numbers
-
-
-def _arrays(message: Message) -> ArrayRecord:
-    return next(iter(message.content.array_records.values()))
 
 
 def _shared_measures(answers: Sequence[Message]) -> None:
@@ -416,7 +413,7 @@ def _shared_measures(answers: Sequence[Message]) -> None:
 
     Recall per class has other names where a client lacks a class, and Flower refuses that.
     """
-    records = [next(iter(message.content.metric_records.values())) for message in _good(answers)]
+    records = [metrics_in(message.content) for message in _good(answers)]
     if records:
         shared = set.intersection(*(set(record) for record in records))
         for record in records:
@@ -425,7 +422,7 @@ def _shared_measures(answers: Sequence[Message]) -> None:
 
 
 def _buffers(message: Message) -> bytes:
-    record = message.content.config_records.get("buffers")
+    record = named_config(message, "buffers")
     return b"" if record is None else bytes(record["buffers"])  # type: ignore[arg-type]
 
 

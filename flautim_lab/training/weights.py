@@ -87,14 +87,67 @@ class _Answered(Array):
         return values(self)
 
 
+class _Kept(Array):
+    """An array that keeps its numbers, and becomes bytes only where it is sent."""
+
+    def __init__(self, numbers: np.ndarray, dtype: str) -> None:
+        self.__dict__.update(dtype=dtype, shape=numbers.shape, stype="numpy.ndarray")
+        self.__dict__["_numbers"] = numbers
+
+    @property
+    def data(self) -> bytes:
+        """The numbers as a file of NumPy's."""
+        made: bytes | None = self.__dict__.get("_bytes")
+        if made is None:
+            made = self.__dict__["_bytes"] = Array(self.__dict__["_numbers"]).data
+        return made
+
+    @data.setter
+    def data(self, data: bytes) -> None:
+        self.__dict__["_bytes"] = data
+        self.__dict__.pop("_numbers", None)
+
+    def numpy(self) -> np.ndarray:
+        """Return a copy of the numbers."""
+        numbers: np.ndarray | None = self.__dict__.get("_numbers")
+        return values(self) if numbers is None else numbers.copy()
+
+
 # Flower writes this name before the array if a strategy sends it on (Krum does), and reads by it.
-_Answered.__qualname__ = Array.__qualname__
+for _kind in (_Answered, _Kept):
+    _kind.__qualname__ = Array.__qualname__
 
 
 def quick_to_read(record: ArrayRecord) -> None:
     """Let a strategy read the arrays of an answer by :func:`values`."""
     for name, a in list(record.items()):
-        record[name] = _Answered(dtype=a.dtype, shape=a.shape, stype=a.stype, data=a.data)
+        if not isinstance(a, _Kept):
+            record[name] = _Answered(dtype=a.dtype, shape=a.shape, stype=a.stype, data=a.data)
+
+
+def unstacked(stacks: Mapping[str, Tensor], sent: ArrayRecord) -> list[ArrayRecord]:
+    """Return the weights of each client of a stack, as its answer to what it was sent.
+
+    Parameters
+    ----------
+    stacks : mapping of str to Tensor
+        What was trained, by name, each (clients, ...), on the CPU.
+    sent : ArrayRecord
+        All weights as they were sent, in the model's order; those that were not trained go back as
+        they are.
+    """
+    arrays = {name: stack.detach().numpy() for name, stack in stacks.items()}
+    types = {name: str(array.dtype) for name, array in arrays.items()}
+    clients = len(next(iter(arrays.values())))
+    records = []
+    for client in range(clients):
+        record = ArrayRecord()
+        for name, array in sent.items():
+            if name in arrays:
+                array = _Kept(np.atleast_1d(arrays[name][client]), types[name])
+            record[name] = array
+        records.append(record)
+    return records
 
 
 def decode(record: ArrayRecord) -> dict[str, Tensor]:
@@ -137,8 +190,12 @@ def unchanged(sent: ArrayRecord, answers: Sequence[ArrayRecord]) -> set[str]:
     return {
         name
         for name, array in sent.items()
-        if answers and all(name in a and a[name].data == array.data for a in answers)
+        if answers and all(name in a and _equal(a[name], array) for a in answers)
     }
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return one is other or one.data == other.data
 
 
 def in_own_types(

@@ -7,6 +7,8 @@ goes on when the server is gone for a while or has begun anew.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +24,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from flautim_lab.errors import TrainingError
 from flautim_lab.training import flower
+from flautim_lab.training.blocks import Prepare, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
@@ -44,7 +47,7 @@ def unpack(data: bytes) -> RecordDict:
     return recorddict_from_proto(RecordDictProto.FromString(data))
 
 
-def make_work(content: RecordDict, kind: str, clients: Sequence[int]) -> RecordDict:
+def make_work(content: RecordDict, kind: str, blocks: Sequence[Sequence[int]]) -> RecordDict:
     """Return what is sent to a worker: one content, and the clients that it is for.
 
     Parameters
@@ -53,10 +56,17 @@ def make_work(content: RecordDict, kind: str, clients: Sequence[int]) -> RecordD
         What each of the clients is sent.
     kind : str
         Flower's message type: ``train``, ``evaluate`` or ``query``.
-    clients : sequence of int
-        Numbers of the clients.
+    blocks : sequence of sequences of int
+        Numbers of the clients, those that are handled together in one of them.
     """
-    work = ConfigRecord({"kind": kind, "clients": list(clients), "content": pack(content)})
+    work = ConfigRecord(
+        {
+            "kind": kind,
+            "clients": [client for block in blocks for client in block],
+            "blocks": [len(block) for block in blocks],
+            "content": pack(content),
+        }
+    )
     return RecordDict({"work": work})
 
 
@@ -144,6 +154,9 @@ class Worker:
         Tells whether to stop.
     cut : callable
         Tells whether to behave as cut off from the network.
+    prepare : callable, optional
+        Gets the type of the messages of a block of clients, their content, and the clients, before
+        the app is called for each of them.
     """
 
     def __init__(
@@ -152,8 +165,10 @@ class Worker:
         clients: int,
         stopped: Callable[[], bool],
         cut: Callable[[], bool] = lambda: False,
+        prepare: Prepare | None = None,
     ) -> None:
         self._app = app
+        self._prepare = prepare
         self._clients = clients
         self._stopped = stopped
         self._cut = cut
@@ -167,11 +182,15 @@ class Worker:
         content = unpack(work["content"])
         clients, contents, errors = [], [], []
         begin = time.perf_counter()
-        for client in work["clients"]:
-            answer, error = self._one(content, work["kind"], client)
-            clients.append(client)
-            contents.append(answer)
-            errors.append(error)
+        left = iter(work["clients"])
+        for size in work["blocks"]:
+            block = list(itertools.islice(left, size))
+            self._together(content, work["kind"], block)
+            for client in block:
+                answer, error = self._one(content, work["kind"], client)
+                clients.append(client)
+                contents.append(answer)
+                errors.append(error)
         kind = "evaluating" if work["kind"].startswith(MessageType.EVALUATE) else "training"
         self._usage.add(f"{kind}_seconds", time.perf_counter() - begin)
         used = self._usage.take(self._connection)
@@ -185,6 +204,15 @@ class Worker:
             }
         )
         return Message(RecordDict({"answers": answers}), reply_to=message)
+
+    def _together(self, content: RecordDict, kind: str, block: list[int]) -> None:
+        """Let a block be computed as one; what fails is found where each client is by itself."""
+        if self._prepare is None or len(block) < 2:
+            return
+        try:
+            self._prepare(kind, content, block)
+        except Exception as error:  # noqa: BLE001 - a client's failure is its answer
+            sys.stderr.write(f"{together_failed(block, summary(error))}\n")
 
     def _one(self, content: RecordDict, kind: str, client: int) -> tuple[bytes, str]:
         question = Message(content, client, kind)

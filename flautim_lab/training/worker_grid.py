@@ -19,6 +19,7 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.errors import TrainingError
 from flautim_lab.names import count
 from flautim_lab.records.event import WORKER_LOST
+from flautim_lab.training.blocks import Blocks, in_blocks, one_by_one
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
 from flautim_lab.training.worker import (
@@ -70,6 +71,9 @@ class WorkerGrid(ClientGrid):
     meant : callable, optional
         Returns the slots that are meant to have a worker now. All by default. A worker at another
         slot ends the work that it was given, and gets no more.
+    blocks : callable, optional
+        Returns clients, sorted, as lists of those that one worker handles together; each one by
+        itself by default.
     """
 
     def __init__(
@@ -84,11 +88,13 @@ class WorkerGrid(ClientGrid):
         log: Callable[[str], None] = lambda _line: None,
         hosts: Callable[[int], Sequence[int]] | None = None,
         meant: Callable[[], Collection[int]] | None = None,
+        blocks: Blocks = one_by_one,
     ) -> None:
         super().__init__(clients)
         slots_in_all = range(slots)
         self._hosts = hosts or (lambda _client: slots_in_all)
         self._meant = meant or (lambda: slots_in_all)
+        self._blocks = blocks
         self._link = link
         self._roster = roster
         self._stopped = stopped
@@ -118,6 +124,7 @@ class WorkerGrid(ClientGrid):
         """
         waiting = {message.metadata.dst_node_id: message for message in messages}
         asked = len(waiting)
+        blocks = in_blocks(waiting, self._blocks)
         answered: dict[int, Message] = {}
         flights: dict[str, Flight] = {}
         state = Waiting(self.waits, asked, self._enough, timeout)
@@ -126,7 +133,7 @@ class WorkerGrid(ClientGrid):
         while len(answered) < asked and not self._stopped():
             here = self._here()
             self._take_back(flights, waiting, here)
-            self._send(flights, waiting, here)
+            self._send(flights, waiting, blocks, here)
             if flights and not left:
                 left = True
                 self.sent()
@@ -201,41 +208,34 @@ class WorkerGrid(ClientGrid):
         self,
         flights: dict[str, Flight],
         waiting: dict[int, Message],
+        blocks: Sequence[Sequence[int]],
         here: Mapping[int, tuple[int, float]],
     ) -> None:
-        """Give each idle worker a portion of the clients that are at home with it.
+        """Give each idle worker a portion of the blocks that are at home with it.
 
-        A client whose home is gone goes to the next slot that is there.
+        A block whose home is gone goes to the next slot that is there.
         """
         meant = set(self._meant())
         here = {slot: at for slot, at in here.items() if slot in meant}
         if not waiting or not here:
             return
         busy = {flight.node for flight in flights.values()}
-        of_slot: dict[int, list[int]] = {}
-        for client in sorted(waiting):
-            slot = self._slot_of(client, here, meant)
+        of_slot: dict[int, list[Sequence[int]]] = {}
+        for number, block in enumerate(blocks):
+            if block[0] not in waiting:  # sent, or answered: a block stays together
+                continue
+            # A client by itself has its home by its own number, whoever else is asked.
+            slot = self._slot_of(block[0], number if len(block) > 1 else block[0], here, meant)
             if slot is not None:
-                of_slot.setdefault(slot, []).append(client)
-        for slot, clients in of_slot.items():
+                of_slot.setdefault(slot, []).append(block)
+        for slot, there in of_slot.items():
             node, activated = here[slot]
             if node in busy:
                 continue
-            first = waiting[clients[0]]
-            pace = self._pace.get((slot, first.metadata.message_type), math.inf)
-            portion = clients
-            if pace * len(clients) > SHORT_SECONDS:
-                share = -(-self._clients // len(meant))
-                portion = clients[: -(-share // PARTS)]
-            # One content for all of them: a strategy that sends each client another gets its way.
-            alike = [
-                client
-                for client in portion
-                if waiting[client].content is first.content
-                and waiting[client].metadata.message_type == first.metadata.message_type
-            ]
-            questions = {client: waiting[client] for client in alike}
-            work = make_work(first.content, first.metadata.message_type, alike)
+            first = waiting[there[0][0]]
+            portion = self._portion(slot, there, waiting, len(meant))
+            questions = {client: waiting[client] for block in portion for client in block}
+            work = make_work(first.content, first.metadata.message_type, portion)
             try:
                 message_id = self._link.send(Message(work, node, WORK, ttl=LONGEST_SECONDS))
             except Refused as error:  # lost between two looks; the next one sees it
@@ -248,19 +248,46 @@ class WorkerGrid(ClientGrid):
                 continue
             self._refused_since = None
             flights[message_id] = Flight(slot, node, activated, questions)
-            for client in alike:
+            for client in questions:
                 del waiting[client]
 
+    def _portion(
+        self,
+        slot: int,
+        blocks: Sequence[Sequence[int]],
+        waiting: Mapping[int, Message],
+        slots: int,
+    ) -> list[Sequence[int]]:
+        """Return the blocks that a worker gets next: a part of them, where all would take long."""
+        first = waiting[blocks[0][0]]
+        kind = first.metadata.message_type
+        number = sum(map(len, blocks))
+        most = number
+        if self._pace.get((slot, kind), math.inf) * number > SHORT_SECONDS:
+            most = math.ceil(math.ceil(self._clients / slots) / PARTS)
+        portion: list[Sequence[int]] = []
+        for block in blocks:
+            if portion and sum(map(len, portion)) + len(block) > most:
+                break
+            # One content for all of them: a strategy that sends others another gets its way.
+            theirs = waiting[block[0]]
+            if theirs.content is first.content and theirs.metadata.message_type == kind:
+                portion.append(block)
+        return portion
+
     def _slot_of(
-        self, client: int, here: Mapping[int, object], meant: Collection[int]
+        self, client: int, number: int, here: Mapping[int, object], meant: Collection[int]
     ) -> int | None:
-        """Return the slot at which a client is hosted now; None where none may host it."""
+        """Return the slot at which a client is hosted now; None where none may host it.
+
+        ``number`` spreads clients, or blocks of them, over the slots.
+        """
         mine = [slot for slot in self._hosts(client) if slot in meant]
-        home = mine[client % len(mine)] if mine else None
+        home = mine[number % len(mine)] if mine else None
         if home in here:
             return home
         others = [slot for slot in mine if slot in here]
-        return others[client % len(others)] if others else None
+        return others[number % len(others)] if others else None
 
     def _receive(
         self, flights: dict[str, Flight], waiting: dict[int, Message]

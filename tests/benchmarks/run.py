@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
+import cohort_rows
 import engine_rows
 import imports
 from fresh_process import ROOT, FreshProcesses, MeasurementError
@@ -168,6 +169,8 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "engine_overhead": engine_rows.engine_overhead,
     "engine_start": engine_rows.engine_start,
     "engine_growth": engine_rows.engine_growth,
+    "flute": cohort_rows.flute,
+    "crowd": cohort_rows.crowd,
 }
 NAMES = tuple(MEASURES)
 

@@ -40,6 +40,7 @@ class Work:
     optimizer: str = "SGD"
     local_epochs: int = 1
     validation: float = 0.0
+    clients_per_round: int | None = None
 
     def make_model(self) -> nn.Module:
         """Return the model with the initial weights that every side begins with."""
@@ -58,6 +59,18 @@ class IrisNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (rows, 3) from (rows, 4)."""
         return self.layers(x)
+
+
+class Logistic(nn.Module):
+    """Logistic regression on images of 28x28, as in FLUTE's comparison (arXiv:2203.13789)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows, 10) from (rows, 784)."""
+        return self.linear(x)
 
 
 class LeNet(nn.Module):
@@ -91,7 +104,11 @@ IRIS = Work(
     "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
 )
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
-WORKS = {work.name: work for work in (IRIS, LENET)}
+FLUTE = Work(
+    "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
+)
+CROWD = Work("crowd", "IrisNet", clients=1000, rounds=5, batch_size=10, lr=0.05)
+WORKS = {work.name: work for work in (IRIS, LENET, FLUTE, CROWD)}
 
 
 def usable_cores() -> int:
@@ -108,6 +125,15 @@ def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
     y = torch.randint(10, (rows,), generator=generator)
     noise = torch.randn(rows, 1, 28, 28, generator=generator)
     return patterns[y] + noise, y
+
+
+def rows_of(work: Work) -> tuple[Tensor, Tensor]:
+    """Return all rows of FLUTE's workload, of MNIST's shape, or of the crowd's."""
+    rows, features, classes = (60000, 784, 10) if work.name == "flute" else (100000, 4, 3)
+    generator = torch.Generator().manual_seed(SEED)
+    patterns = torch.randn(classes, features, generator=generator)
+    y = torch.randint(classes, (rows,), generator=generator)
+    return patterns[y] + 2 * torch.randn(rows, features, generator=generator), y
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,24 @@ def test_same_plan_same_bits_while_the_kernel_computes_something_else(model):
     assert not same(weights(runs[0]), weights(other))
 
 
+@pytest.mark.parametrize("model", [Net, DropoutNet])
+def test_cohorts_give_the_same_bits_twice_and_learn_as_the_loop_does(model):
+    made = experiment(model, tensors(900), clients=50, clients_per_round=44, local_epochs=2)
+    runs = [lab.run(made, workers=w).wait() for w in (1, 3)]
+    assert runs[0].plan["engine"] == "cohort"
+    assert same(weights(runs[0]), weights(runs[1]))
+    assert runs[0].metrics.equals(runs[1].metrics)
+    loop = lab.run(made.replace(engine="loop")).wait()
+    assert loop.plan["engine"] == "loop"
+    keys = ["round", "client", "split", "metric"]
+    ours, theirs = (run.metrics.sort_values(keys) for run in (runs[0], loop))
+    assert ours[keys].reset_index(drop=True).equals(theirs[keys].reset_index(drop=True))
+    loss = (ours.metric == "loss").to_numpy()
+    assert np.allclose(ours.value[loss], theirs.value[loss], rtol=1e-4)
+    for name, value in weights(loop).items():
+        assert torch.allclose(value, weights(runs[0])[name], atol=1e-4)
+
+
 class Augmented(Dataset):
     """Noise is added to a row each time it is read."""
 

@@ -64,6 +64,26 @@ class Talking(DropoutNet):
         return super().forward(x)
 
 
+def test_cohorts_of_workers_end_with_the_kernels_bits_though_a_worker_and_the_server_die(started):
+    made = experiment(DropoutNet, rounds=5, clients=40, batch_size=2, strategy="FedAdam")
+    expected = lab.run(made).wait()
+    assert expected.plan["engine"] == "cohort"
+    run = started(
+        made,
+        workers=2,
+        chaos=lambda chaos: (
+            chaos.kill("client-1", round=2, during="training"),
+            chaos.kill("server", round=3, during="aggregating"),
+        ),
+    )
+    run.wait(timeout_seconds=PATIENCE)
+    assert run.plan == expected.plan
+    assert set(run.faults.target) == {"client-1", "server"}
+    assert same(run.model().state_dict(), expected.model().state_dict())
+    assert run.metrics.equals(expected.metrics)
+    assert {"client-0", "client-1"} <= set(run.resources.process)
+
+
 def nothing_is_left(run):
     wait_for(lambda: not of_run(run), "its processes ended")
     left = {path.name for path in (run.folder / "processes").rglob("*") if path.is_file()}

@@ -8,7 +8,8 @@ import random
 import threading
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import arrayrecord
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import dp_adaptive_clipping, strategy_utils
@@ -134,3 +135,18 @@ def test_flowers_log_goes_to_the_run_and_not_to_the_console(caplog):
         FLOWER_LOGGER.removeHandler(ear)
     assert lines == ["Flower: mind this"]
     assert heard == ["outside"]
+
+
+def test_its_dicts_check_what_is_set_as_before():
+    flower.prepare()
+    record = RecordDict()
+    record["metrics"] = MetricRecord({"loss": 1.0})
+    with pytest.raises(TypeError, match="for the key"):
+        record[1] = MetricRecord()
+    with pytest.raises(TypeError, match="for the value"):
+        record["metrics"] = 3
+    with pytest.raises(TypeError):
+        record["metrics"]["loss"] = "low"
+    record.metric_records["more"] = MetricRecord({"f1": 0.5})
+    assert list(record) == ["metrics", "more"]
+    assert record["metrics"] == {"loss": 1.0}

@@ -1,0 +1,215 @@
+"""The clients of a round as cohorts: from the messages that ask them to what they answer.
+
+A grid gives the messages of one cohort to :meth:`Cohorts.prepare` before it asks each client by
+itself. What was computed for all of them lies ready then, and the ``ClientApp`` with its modifiers
+handles one message per client as ever: clipping for differential privacy, what is recorded, who
+failed and why are the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from torch import Tensor, nn
+
+from flautim_lab.errors import TrainingError
+from flautim_lab.experiment import loops
+from flautim_lab.experiment.client_data import EVALUATION_NUMBERS, EVALUATION_ROWS, ClientData
+from flautim_lab.experiment.streams import stream
+from flautim_lab.training import weights
+from flautim_lab.training.cohort import Member, Stack
+from flautim_lab.training.content import arrays_in, config_in
+from flautim_lab.training.printed import printed_here
+from flautim_lab.training.stackable import Engine, make_stack
+
+if TYPE_CHECKING:
+    from flautim_lab.training.client_app import ClientHost
+
+__all__ = ["Cohorts", "Ready"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a cohort has computed for one of its clients.
+
+    Attributes
+    ----------
+    content : RecordDict
+        Of the message that it answers.
+    measures : dict
+        Names to numbers, with ``loss``.
+    rows : int
+        How many they are of.
+    arrays : ArrayRecord, optional
+        New weights, where it was trained.
+    error : TrainingError, optional
+        Why there is nothing of it.
+    printed : str
+        What its metrics have printed.
+    """
+
+    content: RecordDict
+    measures: dict[str, float]
+    rows: int
+    arrays: ArrayRecord | None = None
+    error: TrainingError | None = None
+    printed: str = ""
+
+
+class Cohorts:
+    """Computes the answers of several clients at once and keeps them until each is asked.
+
+    Parameters
+    ----------
+    host : ClientHost
+        Of the clients.
+    engine : Engine
+    check : callable
+        Called with a client's number before every step; raises to end the work.
+    """
+
+    def __init__(self, host: ClientHost, engine: Engine, check: Callable[[int], None]) -> None:
+        self._host = host
+        self._engine = engine
+        self._check = check
+        self._lock = threading.Lock()
+        self._ready: dict[int, Ready] = {}
+        self._own = threading.local()
+
+    def take(self, client: int, message: Message) -> Ready | None:
+        """Return what lies ready for a message to a client, once; None if nothing does."""
+        with self._lock:
+            ready = self._ready.pop(client, None)
+        return ready if ready is not None and ready.content is message.content else None
+
+    def prepare(self, kind: str, content: RecordDict, clients: Sequence[int]) -> None:
+        """Compute the answers of a cohort to one content.
+
+        Parameters
+        ----------
+        kind : str
+            Flower's type of the messages.
+        content : RecordDict
+            What each of the clients is sent.
+        clients : sequence of int
+            One of :meth:`Engine.blocks`.
+        """
+        if self._engine.name != "cohort":
+            return
+        if kind.startswith(MessageType.TRAIN):
+            made = self._train(content, clients)
+        elif kind.startswith(MessageType.EVALUATE) and self._measures_together():
+            made = self._evaluate(content, clients)
+        else:
+            return
+        with self._lock:
+            self._ready.update(zip(clients, made, strict=True))
+
+    # --- training -----------------------------------------------------------------------------
+
+    def _train(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
+        host = self._host
+        sent, config = arrays_in(content), config_in(content)
+        round_number = int(config["server-round"])  # type: ignore[arg-type]
+        model, stack = self._stack()
+        host.load(model, sent, config)
+        start = {name: p.detach() for name, p in model.named_parameters()}
+        pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
+        members = [
+            self._member(client, own, round_number)
+            for client, own in zip(clients, rows, strict=True)
+        ]
+        trained = stack.train(
+            start,
+            [name for name, p in model.named_parameters() if p.requires_grad],
+            pool,
+            members,
+            mu=float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
+            check=lambda place: self._check(clients[place]),
+        )
+        return [
+            Ready(content, {"loss": loss}, len(own), arrays, trained.failures.get(place))
+            for place, (loss, own, arrays) in enumerate(
+                zip(trained.losses, rows, weights.unstacked(trained.weights, sent), strict=True)
+            )
+        ]
+
+    def _stack(self) -> tuple[nn.Module, Stack]:
+        """Return this thread's model and what trains cohorts with it."""
+        if not hasattr(self._own, "stack"):
+            experiment = self._host.experiment
+            model = experiment.build_model().to(self._host.device).train()
+            self._own.stack = model, make_stack(experiment, self._engine, model)
+        found: tuple[nn.Module, Stack] = self._own.stack
+        return found
+
+    def _member(self, client: int, rows: Tensor, round_number: int) -> Member:
+        """Return a client with its orders and its draws, from the same streams as in the loop."""
+        seed = self._host.experiment.seed
+        generator = stream(seed, "batches", round_number, client)
+        epochs = range(self._host.experiment.local_epochs)
+        orders = [torch.randperm(len(rows), generator=generator) for _ in epochs]
+        draws = None
+        if self._host.experiment.facts.draws:
+            draws = stream(seed, "draws", round_number, client)
+        return Member(rows, orders, draws)
+
+    # --- evaluation ---------------------------------------------------------------------------
+
+    def _measures_together(self) -> bool:
+        """Return whether rows of several clients may be measured as one batch of the model."""
+        experiment = self._host.experiment
+        own = experiment.own_validation_loop or experiment.own_loss
+        # Metrics of the researcher's own may draw, from a stream of each client.
+        draws = experiment.facts.draws and experiment.own_metrics
+        return self._engine.filled and not own and not draws
+
+    def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
+        experiment = self._host.experiment
+        config = config_in(content)
+        model = self._host.model_of(arrays_in(content), config).eval()
+        (x, y), rows = _pooled([self._host.scaled_data(c, config) for c in clients], "validation")
+        every = torch.cat(rows).to(y.device)
+        size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for part in torch.split(every, size):
+                self._check(clients[0])
+                found.append(model(x[part]))
+            outputs, targets = torch.cat(found), y[every]
+            losses = loops.row_losses(outputs, targets, experiment.task).double()
+            made, begin = [], 0
+            for own in rows:
+                end = begin + len(own)
+                part_of = slice(begin, end)
+                measures = {"loss": losses[part_of].mean().item()}
+                text = ""
+                if experiment.own_metrics and experiment.measured:
+                    with printed_here() as printed:
+                        measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
+                    text = printed.text
+                elif experiment.measured:
+                    measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
+                made.append(Ready(content, measures, len(own), printed=text))
+                begin = end
+        return made
+
+
+def _pooled(data: Sequence[ClientData], split: str) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+    """Return tensors that hold the rows of all clients, and the numbers of each client's rows."""
+    pools = [one.pool(split) for one in data]
+    x, y, _ = pools[0]
+    if all(other[0] is x and other[1] is y for other in pools):
+        return (x, y), [torch.from_numpy(numbers) for _, _, numbers in pools]
+    begins: Any = np.cumsum([0, *(len(part[1]) for part in pools[:-1])])
+    rows = [
+        torch.from_numpy(numbers + begin)
+        for (_, _, numbers), begin in zip(pools, begins, strict=True)
+    ]
+    return (torch.cat([p[0] for p in pools]), torch.cat([p[1] for p in pools])), rows

@@ -1,0 +1,310 @@
+"""The layers of a model, read from its ``forward``, and the same for many clients at once.
+
+``torch.fx`` follows one call of ``forward`` with stand-ins for numbers and gives the operations in
+their order. From those is told whether each row of a batch is computed by itself, and a chain of
+known layers is run as products of stacks: all clients' weights as one tensor of shape (clients,
+...), their batches as (clients, rows, ...). What is not known here is left to ``torch.func.vmap``,
+which takes two to four times as long for small layers.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+__all__ = ["Layers", "read_layers"]
+
+#: Gets the share that is dropped and what of; returns what is left, each client's draw its own.
+Drop = Callable[[float, Tensor], Tensor]
+
+# Each number by itself, so that it does not matter how many dimensions there are before it.
+_ELEMENTWISE: dict[type[nn.Module], Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
+    nn.ReLU: lambda _: F.relu,
+    nn.ReLU6: lambda _: F.relu6,
+    nn.Tanh: lambda _: torch.tanh,
+    nn.Sigmoid: lambda _: torch.sigmoid,
+    nn.SiLU: lambda _: F.silu,
+    nn.Softplus: lambda m: lambda x: F.softplus(x, m.beta, m.threshold),  # type: ignore[arg-type]
+    nn.GELU: lambda m: lambda x: F.gelu(x, approximate=m.approximate),  # type: ignore[arg-type]
+    nn.ELU: lambda m: lambda x: F.elu(x, m.alpha),  # type: ignore[arg-type]
+    nn.LeakyReLU: lambda m: lambda x: F.leaky_relu(x, m.negative_slope),  # type: ignore[arg-type]
+    nn.Hardtanh: lambda m: lambda x: F.hardtanh(x, m.min_val, m.max_val),  # type: ignore[arg-type]
+    nn.Identity: lambda _: lambda x: x,
+}
+_ELEMENTWISE_FUNCTIONS: tuple[Any, ...] = (
+    *(torch.relu, torch.tanh, torch.sigmoid, F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.elu),
+    F.leaky_relu,
+)
+_ELEMENTWISE_METHODS = ("relu", "tanh", "sigmoid")
+_BETWEEN = (operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul)
+
+# Layers that compute each row by itself, whatever other rows are in the batch.
+_ROW_BY_ROW: tuple[type[nn.Module], ...] = (
+    *_ELEMENTWISE,
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+)
+_ROW_BY_ROW_FUNCTIONS: tuple[Any, ...] = (
+    *_ELEMENTWISE_FUNCTIONS,
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+)
+
+
+class _StackedLinear(torch.autograd.Function):
+    """``nn.Linear`` for a stack of clients: (clients, rows, in) to (clients, rows, out).
+
+    Its own gradient of the weights, since that of ``baddbmm`` is computed transposed, which takes
+    five times as long where there are many inputs and few outputs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        turned = weight.transpose(1, 2)
+        return torch.bmm(x, turned) if bias is None else torch.baddbmm(bias[:, None], x, turned)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            torch.bmm(gradient, weight) if wanted[0] else None,
+            torch.bmm(gradient.transpose(1, 2), x) if wanted[1] else None,
+            gradient.sum(1) if wanted[2] else None,
+        )
+
+
+Step = Callable[[dict[str, Any], Mapping[str, Tensor], Drop], Tensor]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What was read from a model's ``forward``.
+
+    Attributes
+    ----------
+    row_by_row : bool
+        No row of a batch depends on another one.
+    steps : tuple or None
+        (name, step) for each operation in its order, where all of them are known as products.
+    drops : bool
+        Some of the steps drop out.
+    """
+
+    row_by_row: bool
+    steps: tuple[tuple[str, Step], ...] | None = None
+    drops: bool = False
+
+    def run(self, weights: Mapping[str, Tensor], inputs: Tensor, drop: Drop) -> Tensor:
+        """Return the outputs of all clients, (clients, rows, ...).
+
+        Parameters
+        ----------
+        weights : mapping of str to Tensor
+            Each weight of the model by its name, (clients, ...).
+        inputs : Tensor
+            (clients, rows, ...).
+        drop : callable
+            Drops out.
+        """
+        known: dict[str, Any] = {"": inputs}
+        value = inputs
+        for name, step in self.steps or ():
+            value = known[name] = step(known, weights, drop)
+        return value
+
+
+class _Unknown(Exception):  # noqa: N818 - an answer: vmap has to do it
+    """An operation that is not known as a product of stacks."""
+
+
+def read_layers(model: nn.Module) -> Layers:
+    """Read the layers of ``model``, in training mode, from its ``forward``."""
+    try:
+        graph = fx.Tracer().trace(model)
+        again = fx.Tracer().trace(model)
+    except Exception:  # noqa: BLE001 - whatever it is: its forward cannot be followed
+        return Layers(False)
+    nodes, others = list(graph.nodes), list(again.nodes)
+    # A number that forward takes from somewhere else (a counter, a generator of its own) is
+    # another one in the second trace.
+    if [_shown(node) for node in nodes] != [_shown(node) for node in others]:
+        return Layers(False)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    if len(inputs) != 1 or any(node.op == "get_attr" for node in nodes):
+        return Layers(False)
+    names = {id(p): name for name, p in model.named_parameters()}
+    reader = _Reader(model, names, inputs[0].name)
+    operations = [node for node in nodes if node.op not in ("placeholder", "output")]
+    result = nodes[-1].args[0]
+    if not isinstance(result, fx.Node) or not operations or result is not operations[-1]:
+        return Layers(False)
+    row_by_row = all(reader.row_by_row(node) for node in operations)
+    if not row_by_row:
+        return Layers(False)
+    try:
+        steps = tuple((node.name, reader.step(node)) for node in operations)
+    except _Unknown:
+        return Layers(True)
+    return Layers(True, steps, reader.drops)
+
+
+def _shown(node: fx.Node) -> tuple[str, ...]:
+    return node.op, str(node.target), repr(node.args), repr(node.kwargs)
+
+
+class _Reader:
+    """Turns nodes of one graph into steps."""
+
+    def __init__(self, model: nn.Module, names: Mapping[int, str], first: str) -> None:
+        self._modules = dict(model.named_modules())
+        self._names = names
+        self._first = first
+        self.drops = False
+
+    # --- row by row? ------------------------------------------------------------------------
+
+    def row_by_row(self, node: fx.Node) -> bool:
+        """Return whether an operation computes each row by itself."""
+        if self._is_size(node):
+            return True
+        if self._is_view(node):
+            return True
+        others = (*node.args[1:], *node.kwargs.values())
+        if node.op == "call_function" and node.target in _BETWEEN:
+            return len(node.args) == 2 and not node.kwargs and all(map(self._is_part, node.args))
+        if any(isinstance(other, fx.Node) for other in others):
+            return False  # such as a share that depends on the number of rows
+        if node.op == "call_module":
+            module: Any = self._modules[str(node.target)]
+            if type(module) in (nn.Flatten, nn.Unflatten):
+                start = module.start_dim if type(module) is nn.Flatten else module.dim
+                return bool(isinstance(start, int) and start >= 1)
+            if type(module) in (nn.Softmax, nn.LogSoftmax):
+                return module.dim is not None and int(module.dim) >= 1
+            return type(module) in (*_ROW_BY_ROW, nn.Dropout) and len(node.args) == 1
+        if node.op == "call_function" and node.target in _ROW_BY_ROW_FUNCTIONS:
+            return True
+        if node.op == "call_method" and node.target in _ELEMENTWISE_METHODS:
+            return True
+        return self._flattened(node)
+
+    def _is_part(self, argument: Any) -> bool:
+        """Return whether a part of a sum or product is row by row: a layer's output, a number."""
+        if isinstance(argument, fx.Node):
+            return argument.op != "placeholder" and not self._is_size(argument)
+        return isinstance(argument, (int, float))
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """Return whether a node is the number of rows: ``x.size(0)`` or ``x.shape[0]``."""
+        if node.op == "call_method" and node.target == "size":
+            return tuple(node.args[1:]) == (0,)
+        if node.op == "call_function" and node.target is getattr:
+            return bool(node.args[1] == "shape") and all(self._is_size(user) for user in node.users)
+        if node.op == "call_function" and node.target is operator.getitem:
+            of = node.args[0]
+            return isinstance(of, fx.Node) and of.target is getattr and bool(node.args[1] == 0)
+        return False
+
+    def _flattened(self, node: fx.Node) -> bool:
+        """Return whether a node flattens all but the rows."""
+        flattens = (node.op == "call_function" and node.target is torch.flatten) or (
+            node.op == "call_method" and node.target == "flatten"
+        )
+        start = node.kwargs.get("start_dim", node.args[1] if len(node.args) > 1 else 0)
+        return bool(flattens and start == 1 and len(node.args) <= 2)
+
+    def _is_view(self, node: fx.Node) -> bool:
+        """Return whether a node gives each row another shape, the number of rows being as it is.
+
+        ``view(-1, 784)`` is one too: with another number of inputs the outputs would be of another
+        number of rows than the targets, and the experiment would have been refused.
+        """
+        if node.op != "call_method" or node.target not in ("view", "reshape") or node.kwargs:
+            return False
+        _, first, *rest = node.args if len(node.args) > 2 else (None, None)
+        if not rest or not all(isinstance(size, int) for size in rest):
+            return False
+        if isinstance(first, fx.Node):
+            return self._is_size(first)
+        return bool(first == -1) and all(isinstance(size, int) and size > 0 for size in rest)
+
+    # --- as products ------------------------------------------------------------------------
+
+    def step(self, node: fx.Node) -> Step:
+        """Return an operation for a stack of clients.
+
+        Raises
+        ------
+        _Unknown
+            If it is not known as one.
+        """
+        if self._is_size(node):
+            return lambda known, weights, drop: known[""]  # read by nobody: see _view
+        source = self._source(node.args[0] if node.args else None)
+        if node.op == "call_module":
+            return self._module(self._modules[str(node.target)], source)
+        if self._flattened(node):
+            return lambda known, weights, drop: known[source].flatten(2)
+        if self._is_view(node):
+            shape = tuple(node.args[2:])
+            return lambda known, weights, drop: known[source].reshape(
+                *known[source].shape[:2], *shape
+            )
+        if node.op == "call_function" and node.target in _ELEMENTWISE_FUNCTIONS:
+            function: Any = node.target
+            options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+            if len(node.args) > 1 or any(isinstance(o, fx.Node) for o in options.values()):
+                raise _Unknown
+            return lambda known, weights, drop: function(known[source], **options)
+        if node.op == "call_method" and node.target in _ELEMENTWISE_METHODS:
+            method: Any = getattr(torch, str(node.target))
+            return lambda known, weights, drop: method(known[source])
+        raise _Unknown
+
+    def _source(self, argument: Any) -> str:
+        if not isinstance(argument, fx.Node):
+            raise _Unknown
+        return "" if argument.name == self._first else argument.name
+
+    def _module(self, module: Any, source: str) -> Step:
+        kind = type(module)
+        if kind is nn.Linear:
+            return self._linear(module, source)
+        if kind is nn.Dropout:
+            self.drops = self.drops or module.p > 0
+            share = float(module.p)
+            return lambda known, weights, drop: drop(share, known[source])
+        if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+            return lambda known, weights, drop: known[source].flatten(2)
+        if kind in (nn.Softmax, nn.LogSoftmax):
+            function = torch.softmax if kind is nn.Softmax else torch.log_softmax
+            dim = int(module.dim) + 1
+            return lambda known, weights, drop: function(known[source], dim)
+        if kind in _ELEMENTWISE:
+            made = _ELEMENTWISE[kind](module)
+            return lambda known, weights, drop: made(known[source])
+        raise _Unknown
+
+    def _linear(self, module: Any, source: str) -> Step:
+        weight = self._names[id(module.weight)]
+        bias = None if module.bias is None else self._names[id(module.bias)]
+
+        def step(known: dict[str, Any], weights: Mapping[str, Tensor], drop: Drop) -> Tensor:
+            x = known[source]
+            wide = x.flatten(1, -2) if x.ndim > 3 else x
+            given = None if bias is None else weights[bias]
+            made: Tensor = _StackedLinear.apply(  # type: ignore[no-untyped-call]
+                wide, weights[weight], given
+            )
+            return made.reshape(*x.shape[:-1], made.shape[-1]) if x.ndim > 3 else made
+
+        return step
