@@ -349,6 +349,11 @@ def test_a_notebooks_server_counts_what_computes(spawner):
 # --- the institution's data ----------------------------------------------------------------------
 
 
+def environment_of(pod):
+    (container,) = pod["spec"]["containers"]
+    return container["env"]
+
+
 def mounts(pod):
     (container,) = pod["spec"]["containers"]
     claims = {
@@ -369,6 +374,7 @@ def test_data_are_mounted_read_write_for_their_owners_and_for_nobody_else(spawne
     for name in ("ana", "olga"):  # by the catalog, and by the list
         _, pod = pod_of(spawner, name, "ufmg")
         assert mounts(pod)["/data"] == ("telemetry", False), name
+        assert {"name": "FLAUTIM_LAB_DATA_VOLUME", "value": "/data"} in environment_of(pod)
         assert problems(pod["spec"]) == []
     # Afterwards, so that nothing stays behind of an owner's pod.
     for name, *groups in (("carla", "ufmg"), ("bruno", "ufmg", "ifnmg"), ("bruno", "ifnmg")):

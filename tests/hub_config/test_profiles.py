@@ -39,7 +39,7 @@ def test_a_notebook_is_in_the_namespace_of_the_users_institution():
     assert only["display_name"] == "Federal &amp; University"
     assert only["kubespawner_override"] == {
         "namespace": "flautim-ufmg",
-        "environment": {"FLAUTIM_LAB_INSTITUTION": "ufmg"},
+        "environment": {"FLAUTIM_LAB_INSTITUTION": "ufmg", "FLAUTIM_LAB_DATA_VOLUME": ""},
         "volumes": {"data": None},
         "volume_mounts": {"data": None},
         "image": "ours:1",

@@ -55,12 +55,24 @@ def fill():
         sha256="ab" * 32,
     )
     davi.give_grant("ufmg/telemetry", "ufmg/vision")
+    root.set_roles("ifnmg", "eva", [Role.DATA_OWNER])
+    eva = LocalCatalog(database, Actor("eva"))
+    eva.add_dataset_version(
+        "ifnmg", "Telemetry", columns=(Column("speed", "number"), Column("energy", "number")),
+        target="energy", rows=1, path="trips.csv",
+    )  # fmt: skip
+    eva.change_dataset("ifnmg/telemetry", published=True)
     ana.save_model("ufmg/vision", "Net", source=NET, class_name="Net")
     ana.save_experiment(
         "ufmg/vision", "First", model="ufmg/vision/net", dataset="ufmg/telemetry",
         settings={"rounds": 3},
     )  # fmt: skip
     ana.add_run(RUN, "ufmg/vision/first")
+    both = ana.save_experiment(
+        "ufmg/vision", "Both", model="ufmg/vision/net", dataset="ufmg/telemetry", settings={},
+        more_datasets=["ifnmg/telemetry"],
+    )  # fmt: skip
+    ana.ask_grant("ifnmg/telemetry", "ufmg/vision", experiment=both.ref, note="\N{PILE OF POO}")
     ana.remember("place", {"at": "ufmg/vision"})
     database.close()
     records = store.Records()

@@ -105,7 +105,7 @@ def test_a_question_about_nobody(service, hub, question):
 
 
 def test_a_service_without_a_token_answers_nobody():
-    app = make_app(Records.default(), Settings({"ufmg": "x"}), None, lambda who: None)
+    app = make_app(Records.default(), Settings({"ufmg": "x"}), None, Catalogs(opening.database()))
     with TestClient(app) as client:
         for token in ("token ", "token x"):
             assert ask(client, token, user="ana").status_code in (401, 403)
