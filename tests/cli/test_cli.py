@@ -119,8 +119,8 @@ def test_a_wrong_command_gets_a_suggestion() -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: no command named 'rnus'; did you mean 'runs'? choose one of: "
-        "backup, compare, doctor, download, export, logs, migrate, plot, rerun, restore, run, runs, "
-        "scale, show, stop, verify"
+        "backup, compare, doctor, download, export, logs, migrate, plot, rerun, restore, run, "
+        "runs, scale, show, stop, verify"
     )
 
 

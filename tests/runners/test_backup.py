@@ -169,7 +169,7 @@ def test_what_is_there_is_lost_only_when_that_is_said(use, tmp_path):
     root = LocalCatalog(opening.database(), Actor("root", platform_admin=True))
     root.add_institution("A third", key="third")
     more = content()
-    with pytest.raises(BackupError, match=r"there is a catalog in .* already \(rows: institutions"):
+    with pytest.raises(BackupError, match=r"there is a catalog in .* already \(rows: audit"):
         backup.restore(path)
     assert content() == more
     backup.restore(path, replace=True)
@@ -327,7 +327,7 @@ def test_on_the_command_line(use, tmp_path):
     fill()
     call = CliRunner().invoke
     target = tmp_path / "all.jsonl.gz"
-    said = "2 institutions, 1 project, 1 dataset, 1 model, 1 experiment, 1 run, 7 events"
+    said = "2 institutions, 1 project, 2 datasets, 1 model, 2 experiments, 1 run, 7 events"
     done = call(main, ["backup", str(target)])
     assert (done.exit_code, done.output) == (0, f"{target}: {said}\n")
     done = call(main, ["restore", "--check", str(target)])
