@@ -272,6 +272,7 @@ run_uses = sa.Table(
     _name("project"),  # references: a project that is removed does not take this with it
     _name("code"),
     _name("started_by"),
+    _flag("by_service", False),  # which alone says when it has ended
     _time("started"),
     _time("ended", nullable=True),
     _time("stop_asked", nullable=True),

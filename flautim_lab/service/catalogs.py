@@ -59,7 +59,8 @@ class Catalogs:
 
     def end_run(self, run_id: str, owner: str) -> None:
         """Note that a run that the service made for somebody has ended."""
-        LocalCatalog(self._database, Actor(owner), self._now).end_run(run_id)
+        actor = Actor(owner, service=True)
+        LocalCatalog(self._database, actor, self._now).end_run(run_id)
 
     def check(self) -> None:
         """Ask the database.

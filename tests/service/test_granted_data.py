@@ -129,6 +129,8 @@ def test_a_data_owner_stops_a_run_that_reads_the_data(owner, service):
     owner.give_grant("ifnmg/iris", "ufmg/flowers")
     run = lab.run_saved(save(rounds=100_000).ref, on="cluster")
     wait_for(lambda: run.round >= 1, "a round")
+    lab.open_catalog().end_run(run.id)  # its owner cannot hide it
+    assert owner.uses("ifnmg").items[0].ended is None
     owner.stop_use(run.id)
     run.wait(timeout_seconds=PATIENCE)
     assert str(run.status) == "stopped"

@@ -38,6 +38,8 @@ class Actor:
     institutions : frozenset of str
         Keys of those where they are a researcher because the Hub says so (its groups), beside what
         the catalog says.
+    service : bool
+        Whether the hub's service acts for them by itself, and not because they asked it to.
     data_owner_of : frozenset of str
         Keys of those where they are a data owner because the hub's list says so.
     """
@@ -46,6 +48,7 @@ class Actor:
     platform_admin: bool = False
     alone: bool = False
     institutions: frozenset[str] = frozenset()
+    service: bool = False
     data_owner_of: frozenset[str] = frozenset()
 
     def by_hub(self, key: str) -> set[Role]:

@@ -52,7 +52,7 @@ class Uses(Datasets):
             if not mine:
                 raise not_there(f"run {run_id} that reads your data")
             for row in mine:
-                if row.ended is None and row.stop_asked is None:
+                if row.stop_asked is None:
                     asked = {"stop_asked": self._now(), "stop_asked_by": self._actor.user}
                     one = (run_uses.c.run_id == run_id) & (run_uses.c.dataset_id == row.dataset_id)
                     connection.execute(sa.update(run_uses).where(one).values(asked))
@@ -63,9 +63,13 @@ class Uses(Datasets):
             return tuple(_use(row) for row in connection.execute(query))
 
     def end_run(self, run_id: str) -> None:
-        """Note that a run of one's own reads no data any more; once more changes nothing."""
+        """Note that a run of one's own reads no data any more; once more changes nothing.
+
+        Of a run that the service made only the service knows: its owner cannot hide it so.
+        """
         with self._writing() as connection:
             mine = (run_uses.c.run_id == run_id) & (run_uses.c.started_by == self._actor.user)
+            mine &= run_uses.c.by_service == self._actor.service
             going = mine & run_uses.c.ended.is_(None)
             connection.execute(sa.update(run_uses).where(going).values(ended=self._now()))
 
@@ -90,7 +94,8 @@ class Uses(Datasets):
         with self._writing() as connection:
             row = self._project_row(connection, project, Action.DO_WORK, Action.SEE_WORK)
             read = [self._at(connection, row, *home, code) for home in homes.items()]
-            self._note_uses(connection, run_id, read, f"{row.institution}/{row.key}", code)
+            shown = f"{row.institution}/{row.key}"
+            self._note_uses(connection, run_id, read, shown, code, by_service=True)
 
     def _at(
         self, connection: sa.Connection, project: sa.Row[Any], key: str, path: str, code: str
@@ -126,6 +131,8 @@ class Uses(Datasets):
         read: Sequence[tuple[sa.Row[Any], int]],
         project: str,
         code: str,
+        *,
+        by_service: bool = False,
     ) -> None:
         """Note what a run reads, before it does; what is noted already stays.
 
@@ -135,6 +142,8 @@ class Uses(Datasets):
         run_id : str
         read : sequence of (row of a dataset with its institution's key, number of its version)
         project, code : str
+        by_service : bool
+            Whether the service makes the run.
         """
         noted = set(
             connection.scalars(sa.select(run_uses.c.dataset_id).where(run_uses.c.run_id == run_id))
@@ -150,6 +159,7 @@ class Uses(Datasets):
                     project=project,
                     code=code,
                     started_by=self._actor.user,
+                    by_service=by_service,
                     started=self._now(),
                     ended=None,
                     stop_asked=None,

@@ -65,6 +65,7 @@ def upgrade() -> None:
         sa.Column("project", NAME, nullable=False),
         sa.Column("code", NAME, nullable=False),
         sa.Column("started_by", NAME, nullable=False),
+        sa.Column("by_service", sa.Boolean(), nullable=False),
         sa.Column("started", sa.Double(), nullable=False),
         sa.Column("ended", sa.Double(), nullable=True),
         sa.Column("stop_asked", sa.Double(), nullable=True),
@@ -116,11 +117,11 @@ def upgrade() -> None:
     op.execute(
         """
         INSERT INTO run_uses (
-            run_id, dataset_id, dataset_number, project, code, started_by, started, ended,
-            stop_asked_by
+            run_id, dataset_id, dataset_number, project, code, started_by, by_service, started,
+            ended, stop_asked_by
         )
         SELECT l.run_id, v.dataset_id, v.dataset_number, i.key || '/' || p.key, '', l.started_by,
-            l.created, l.created, ''
+            false, l.created, l.created, ''
         FROM run_links l
         JOIN experiment_versions v
             ON v.experiment_id = l.experiment_id AND v.number = l.experiment_number
