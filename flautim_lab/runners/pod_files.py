@@ -86,11 +86,14 @@ class Packed:
         All of the experiment's.
     homes : mapping of str to str
         Of rows that stay with institutions: the path of each one's table, by its name.
+    target : str
+        The column of them that is learned.
     """
 
     code: Code
     settings: Mapping[str, Any]
     homes: Mapping[str, str]
+    target: str
 
 
 def read_packed(packed: bytes) -> Packed:
@@ -111,7 +114,8 @@ def read_packed(packed: bytes) -> Packed:
         if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
             raise ValueError("its source is another than its index says")
         homes = dict(settings["dataset"].get("homes") or {})
-        return Packed(Code.of_bundle(bundle, settings), settings, homes)
+        target = str(settings["dataset"].get("target", ""))
+        return Packed(Code.of_bundle(bundle, settings), settings, homes, target)
     except KeyError as error:
         raise ExperimentError(f"the archive is no experiment: it has no {error}") from None
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:

@@ -319,7 +319,9 @@ class Dispatch:
                 raise ExperimentError(
                     f"institution {home} has no volume with data; ask who runs the hub for one"
                 )
-        self._catalogs(caller).admit_run(run_id, project, packed.homes, packed.code.hash)
+        self._catalogs(caller).admit_run(
+            run_id, project, packed.homes, packed.code.hash, packed.target
+        )
 
     def _obey_owners(self) -> None:
         """End runs whose data's owners ask for it, until the service ends."""

@@ -14,6 +14,7 @@ from flautim_lab.catalog.local.datasets import Datasets
 from flautim_lab.catalog.refs import Ref, read_ref
 from flautim_lab.catalog.schema import dataset_versions, datasets, institutions, run_uses
 from flautim_lab.catalog.things import Page, RunUse
+from flautim_lab.errors import NotAllowedError
 
 
 class Uses(Datasets):
@@ -73,7 +74,9 @@ class Uses(Datasets):
             going = mine & run_uses.c.ended.is_(None)
             connection.execute(sa.update(run_uses).where(going).values(ended=self._now()))
 
-    def admit_run(self, run_id: str, project: str, homes: Mapping[str, str], code: str) -> None:
+    def admit_run(
+        self, run_id: str, project: str, homes: Mapping[str, str], code: str, target: str
+    ) -> None:
         """Let a run read tables of institutions, and note it; for the service alone.
 
         Parameters
@@ -85,6 +88,8 @@ class Uses(Datasets):
             The path of a dataset by the key of its institution.
         code : str
             The hash of the code that is to read them.
+        target : str
+            The column that it learns: of another institution's dataset none but the registered one.
 
         Raises
         ------
@@ -93,16 +98,29 @@ class Uses(Datasets):
         """
         with self._writing() as connection:
             row = self._project_row(connection, project, Action.DO_WORK, Action.SEE_WORK)
-            read = [self._at(connection, row, *home, code) for home in homes.items()]
+            read = []
+            for key, path in homes.items():
+                found = self._at(connection, row, key, path, code)
+                if found.target != target and found.institution_id != row.institution_id:
+                    raise NotAllowedError(
+                        f"the data owners of {found.institution}/{found.key} let its column "
+                        f"{found.target!r} be learned, and the experiment learns {target!r}"
+                    )
+                read.append((found, found.number))
             shown = f"{row.institution}/{row.key}"
             self._note_uses(connection, run_id, read, shown, code, by_service=True)
 
     def _at(
         self, connection: sa.Connection, project: sa.Row[Any], key: str, path: str, code: str
-    ) -> tuple[sa.Row[Any], int]:
-        """Return the dataset that has its rows at a path of an institution, and which version."""
+    ) -> sa.Row[Any]:
+        """Return the dataset, and its version, that has its rows at a path of an institution."""
         query = (
-            sa.select(datasets, institutions.c.key.label("institution"), dataset_versions.c.number)
+            sa.select(
+                datasets,
+                institutions.c.key.label("institution"),
+                dataset_versions.c.number,
+                dataset_versions.c.target,
+            )
             .join_from(datasets, institutions)
             .join(dataset_versions)
             .where(institutions.c.key == key, dataset_versions.c.path == path)
@@ -111,7 +129,7 @@ class Uses(Datasets):
         found = connection.execute(query).all()
         allowed = connection.execute(query.where(self._usable(project, code))).first()
         if allowed is not None:
-            return allowed, allowed.number
+            return allowed
         seen = [each for each in found if each.published or self._may_use(connection, each)]
         if seen:
             self._refuse_dataset(Ref((key, seen[0].key)), project, code)
