@@ -20,6 +20,9 @@ FIRST_CHARACTERS = 1000  # of them from its beginning; the rest from its end
 _own = threading.local()
 _installing = threading.Lock()
 _at_work = 0
+#: Python 3.11's print() does not hold on to the stream that it writes to: one that is taken away
+#: in the middle of another thread's print() must live on.
+_kept: dict[str, _Copying] = {}
 
 
 class Printed:
@@ -96,6 +99,8 @@ def _install(change: int) -> None:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if _at_work and stream is not None and not isinstance(stream, _Copying):
-                setattr(sys, name, _Copying(stream))
+                if name not in _kept or _kept[name]._stream is not stream:
+                    _kept[name] = _Copying(stream)
+                setattr(sys, name, _kept[name])
             elif not _at_work and isinstance(stream, _Copying):
                 setattr(sys, name, stream._stream)

@@ -64,6 +64,7 @@ def start(made, folders, plan=None, **settings):
     return lab.Run(records, run_id, made), pods
 
 
+@pytest.mark.chaos
 def test_as_pods_it_ends_with_the_kernels_bits_whatever_dies(folders, monkeypatch):
     made = experiment(DropoutNet, rounds=12, clients=5, strategy="FedAdam")
     expected = lab.run(made).wait()

@@ -101,11 +101,9 @@ def test_a_run_reads_rows_of_another_institution_once_their_owner_said_yes(owner
     other = lab.Experiment(lab.home_dataset(*REFS), Net, rounds=1)
     with pytest.raises(lab.ClusterError, match=r"ifnmg/iris is not granted .* for this code"):
         lab.run(other, on=here)
-    learns_another = lab.saved_experiment(version.ref)
-    sample = learns_another.dataset.frame
-    stolen = lab.HomeDataset(sample, target="petal_width", homes=learns_another.dataset.homes)
-    with pytest.raises(lab.ClusterError, match="let its column 'species' be learned, and the ex"):
-        lab.run(lab.Experiment(stolen, learns_another.model, clients=4), on=here)
+    ana = LocalCatalog(owner._database, Actor("ana", institutions=frozenset({"ufmg"})))
+    with pytest.raises(lab.NotAllowedError, match="let its column 'species' be learned, and the"):
+        ana.admit_run("r1", "ufmg/flowers", PATHS, request.code_hash, "petal_width")
     with pytest.raises(lab.ExperimentError, match="who grant them to a project; say which"):
         lab.run(made, on="cluster")
     with pytest.raises(lab.ExperimentError, match="run it there, with on='cluster'"):

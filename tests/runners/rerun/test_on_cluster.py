@@ -200,6 +200,7 @@ def notebook(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.chaos
 def test_a_batch_goes_on_where_it_was_cut_off(
     cluster: Cluster, notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
