@@ -33,6 +33,7 @@ def test_metrics_are_for_who_has_the_token(hub):
     assert ask(hub, "/api/users", hub.told["metrics"]).status_code == 403
 
 
+@pytest.mark.chaos  # it waits for lines that other tests of the hub may have made
 def test_every_line_of_the_log_is_json_and_none_holds_a_token(hub):
     token = hub.token("ana")
     ask(hub, f"/api/users/ana?token={token}")
