@@ -47,6 +47,9 @@ BUSY_TIMEOUT_SECONDS = 20.0
 _SHOWN_CHOICES = 5
 
 
+Listener = Callable[[str, Sequence[Event]], None]
+
+
 class Records:
     """Runs and their events in a database, and the folders of their artifacts.
 
@@ -55,7 +58,9 @@ class Records:
     Attributes
     ----------
     listeners : list of callable
-        Each gets the events that were stored by this process, once.
+        Each is called with the id of a run of which this process stored something by these records,
+        and its events that are new (none where it was something else), in the thread that did; it
+        must not raise. What other processes store is found by looking.
 
     Parameters
     ----------
@@ -77,10 +82,9 @@ class Records:
         self._home = home()
         self._address: str | sa.URL = url or _address(self._home)
         self._timeout_seconds = busy_timeout_seconds
-        self.listeners: list[Callable[[Sequence[Event]], None]] = []
+        self.listeners: list[Listener] = []
         # By process: what was opened before a fork must not be used after it, nor closed.
         self._databases: dict[int, RecordsDatabase] = {}
-        self._listeners: list[Callable[[str], None]] = []
         self._database()
 
     @classmethod
@@ -195,9 +199,7 @@ class Records:
         with database.writing() as connection:
             self._update(connection, run_id, heartbeat=time.time(), round=forward)
             new = set(connection.execute(insert, rows).scalars())
-        self._tell(run_id)
-        for listener in self.listeners:
-            listener([event for event in events_of_run if int(event.seq) in new])
+        self._tell(run_id, [event for event in events_of_run if int(event.seq) in new])
         return len(new)
 
     def set_status(self, run_id: str, status: RunStatus | str, *, message: str = "") -> None:
@@ -233,17 +235,13 @@ class Records:
             self._update(connection, run_id, stop_requested=True)
 
     @contextlib.contextmanager
-    def listened(self, listener: Callable[[str], None]) -> Iterator[None]:
-        """While inside, call a function with the id of a run of which something was stored.
-
-        Only of what this process stored by these records, and in the thread that did; it must not
-        raise. What other processes store is found by looking.
-        """
-        self._listeners.append(listener)
+    def listened(self, listener: Listener) -> Iterator[None]:
+        """While inside, have one more of the ``listeners``."""
+        self.listeners.append(listener)
         try:
             yield
         finally:
-            self._listeners.remove(listener)
+            self.listeners.remove(listener)
 
     # --- reading --------------------------------------------------------------------------
 
@@ -453,9 +451,9 @@ class Records:
         if changed.rowcount == 0:
             raise self._not_found(run_id)
 
-    def _tell(self, run_id: str) -> None:
-        for listener in tuple(self._listeners):
-            listener(run_id)
+    def _tell(self, run_id: str, new: Sequence[Event] = ()) -> None:
+        for listener in tuple(self.listeners):
+            listener(run_id, new)
 
     def _check_exists(self, run_id: str) -> None:
         self.stop_requested(run_id)

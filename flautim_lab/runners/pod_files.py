@@ -26,6 +26,8 @@ from flautim_lab.experiment.experiment import Experiment
 
 MOST_BYTES = 20 * 2**20
 MOST_UNPACKED = 256 * 2**20
+#: What reading something else than an archive, or than JSON, raises.
+NO_ARCHIVE = (OSError, EOFError, tarfile.TarError, zlib.error, RecursionError)
 FOLDER = "experiment"
 
 
@@ -118,9 +120,7 @@ def read_packed(packed: bytes) -> Packed:
         return Packed(Code.of_bundle(bundle, settings), settings, homes, target)
     except KeyError as error:
         raise ExperimentError(f"the archive is no experiment: it has no {error}") from None
-    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise ExperimentError(f"the archive is no experiment: {error}") from None
-    except (tarfile.TarError, zlib.error, RecursionError, BundleError) as error:
+    except (*NO_ARCHIVE, ValueError, TypeError, AttributeError, BundleError) as error:
         raise ExperimentError(f"the archive is no experiment: {error}") from None
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 
 from flautim_lab.catalog import opening
-from flautim_lab.catalog.code import saved_code
+from flautim_lab.catalog.code import code_of
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.loading import assemble
 from flautim_lab.connection import is_in_hub
@@ -60,7 +60,8 @@ def _run_saved(
     """Return the run, and what looks after it here, if something must."""
     version = catalog.experiment(ref)
     project = "/".join(version.ref.split("/")[:2])
-    code = saved_code(version, catalog).hash
+    net = catalog.model(version.model)
+    code = code_of(net, version.settings, len(version.datasets)).hash
     for each in version.datasets:
         if not catalog.granted(each.partition("@")[0], project, code=code):
             raise NotAllowedError(
@@ -68,7 +69,6 @@ def _run_saved(
                 "its institution's data owners for a grant"
             )
     data = [catalog.dataset(each).latest for each in version.datasets]
-    net = catalog.model(version.model)
     experiment = assemble(data, net, version.settings, version.name)
     where = on or version.settings.get("on", "local")
     if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.root is None:

@@ -77,7 +77,7 @@ class Metrics:
         """Return all of it, as Prometheus reads it."""
         return generate_latest(self.registry)
 
-    def _heard(self, events: Sequence[Event]) -> None:
+    def _heard(self, _run_id: str, events: Sequence[Event]) -> None:
         for event in events:
             self._events.labels(event.kind).inc()
             if event.kind == "log":

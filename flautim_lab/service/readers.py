@@ -20,6 +20,7 @@ from typing import Any
 from fastapi.sse import format_sse_event
 
 from flautim_lab.errors import FlautimError, RecordsError
+from flautim_lab.records.event import Event
 from flautim_lab.records.store import Records
 from flautim_lab.runners.pod_api import event_page
 
@@ -269,7 +270,7 @@ class Readers:
         finally:
             del self._readers[run_id]
 
-    def _stored(self, run_id: str) -> None:
+    def _stored(self, run_id: str, _new: Sequence[Event]) -> None:
         """From any thread: something of a run was stored."""
         reader = self._readers.get(run_id)
         if reader is not None and self._loop is not None:

@@ -125,21 +125,36 @@ class Grants(Datasets):
         return row
 
 
-def _grants() -> sa.Select[Any]:
+def between(table: sa.Table, *columns: sa.Column[Any]) -> sa.Select[Any]:
+    """Return the query for what is between a dataset and a project, with the keys of both.
+
+    Parameters
+    ----------
+    table : Table
+        With a ``dataset_id`` and a ``project_id``.
+    *columns : Column
+        Those of it that are wanted.
+    """
     home, other = institutions.alias(), institutions.alias()
     return (
         sa.select(
-            grants,
+            *columns,
+            home.c.id.label("home_id"),
             home.c.key.label("home"),
             datasets.c.key.label("dataset"),
+            other.c.id.label("other_id"),
             other.c.key.label("other"),
             projects.c.key.label("project"),
         )
-        .join_from(grants, datasets)
+        .join_from(table, datasets)
         .join(home, datasets.c.institution_id == home.c.id)
-        .join(projects, grants.c.project_id == projects.c.id)
+        .join(projects, table.c.project_id == projects.c.id)
         .join(other, projects.c.institution_id == other.c.id)
     )
+
+
+def _grants() -> sa.Select[Any]:
+    return between(grants, *grants.c)
 
 
 def _grant(row: sa.Row[Any]) -> Grant:

@@ -12,11 +12,11 @@ from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, not_there, text
 from flautim_lab.catalog.local.experiments import MOST_SETTINGS_CHARACTERS
-from flautim_lab.catalog.local.grants import Grants
+from flautim_lab.catalog.local.grants import Grants, between
 from flautim_lab.catalog.local.runs import Runs
 from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.refs import read_ref
-from flautim_lab.catalog.schema import datasets, grant_requests, institutions, projects
+from flautim_lab.catalog.schema import datasets, grant_requests
 from flautim_lab.catalog.things import Answer, GrantRequest, Page
 from flautim_lab.errors import BundleError, CatalogError, ConflictError
 from flautim_lab.experiment.code import Code
@@ -283,22 +283,9 @@ def _kept(code: Code | None, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _requests() -> sa.Select[Any]:
-    home, other = institutions.alias(), institutions.alias()
-    return (
-        sa.select(
-            *(column for column in grant_requests.c if column.name not in _CODE[1:]),
-            home.c.id.label("home_id"),
-            home.c.key.label("home"),
-            datasets.c.key.label("dataset"),
-            other.c.id.label("other_id"),
-            other.c.key.label("other"),
-            projects.c.key.label("project"),
-        )
-        .join_from(grant_requests, datasets)
-        .join(home, datasets.c.institution_id == home.c.id)
-        .join(projects, grant_requests.c.project_id == projects.c.id)
-        .join(other, projects.c.institution_id == other.c.id)
-    )
+    """Return the query for requests, without what is long in them."""
+    light = (column for column in grant_requests.c if column.name not in _CODE[1:])
+    return between(grant_requests, *light)
 
 
 def _listed(row: sa.Row[Any]) -> GrantRequest:

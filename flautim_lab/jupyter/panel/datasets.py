@@ -16,12 +16,12 @@ from flautim_lab.jupyter.panel.context import Context, Place
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
     CodeBox,
-    Pager,
+    PagedList,
     button,
-    close_all,
     column,
     html,
     moment,
+    refill,
     row,
     table,
     text_input,
@@ -49,9 +49,8 @@ class DatasetsTab:
         self._context = context
         self._institution = institution
         self._may = "register datasets" in allowed
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
-        parts: list[widgets.Widget] = [self._list, self._pager.widget]
+        self._list = PagedList(context, self._show)
+        parts: list[widgets.Widget] = [self._list.widget]
         if "grant datasets" in allowed:
             parts.append(_Grants(context, institution).widget)
         if "register datasets" in allowed:
@@ -64,14 +63,9 @@ class DatasetsTab:
         self._context.say(self._context.text("{ref} was registered", ref=ref), "done")
 
     def _show(self, page: int) -> None:
-        text = self._context.text
         found = self._context.catalog.datasets(self._institution, page=page, per_page=PER_PAGE)
-        before = self._list.children
-        none = html(escape(text("No dataset here yet")), "lab-faint")
-        self._list.children = tuple(map(self._item, found.items)) or (none,)
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        none = self._context.text("No dataset here yet")
+        self._list.set([self._item(one) for one in found.items], found, none)
 
     def _item(self, dataset: Dataset) -> widgets.Widget:
         text = self._context.text
@@ -88,7 +82,7 @@ class DatasetsTab:
 
     def _publish(self, dataset: Dataset) -> None:
         self._context.catalog.change_dataset(dataset.ref, published=not dataset.published)
-        self._show(self._pager.page)
+        self._show(self._list.page)
 
 
 def dataset_item(text: Text, dataset: Dataset, *more: widgets.Widget) -> widgets.Widget:
@@ -275,7 +269,6 @@ class _Grants:
 
     def _show(self) -> None:
         text = self._context.text
-        before = self._list.children
         items = []
         for grant in self._context.catalog.grants(dataset=self._dataset.value):
             state = text("without end")
@@ -294,9 +287,7 @@ class _Grants:
             )
             end.layout.display = "none" if grant.ended else ""
             items.append(row(words, end))
-        self._list.children = tuple(items)
-        for old in before:
-            close_all(old)
+        refill(self._list, items)
 
     def _given(self) -> dict[str, Any]:
         return code.written(until=end_of(self._until.value))

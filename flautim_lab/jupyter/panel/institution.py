@@ -16,10 +16,9 @@ from flautim_lab.jupyter.panel.datasets import DatasetsTab
 from flautim_lab.jupyter.panel.parts import (
     CodeBox,
     Field,
-    Pager,
+    PagedList,
     Tabs,
     button,
-    close_all,
     column,
     html,
     moment,
@@ -90,13 +89,11 @@ class _ProjectsTab:
         self._archived = widgets.Checkbox(
             description=text("Archived ones too"), indent=False, layout={"width": "auto"}
         )
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
+        self._list = PagedList(context, self._show)
         self._code = CodeBox(context, self._as_code)
         parts: list[widgets.Widget] = [
             row(self._search, self._archived),
-            self._list,
-            self._pager.widget,
+            self._list.widget,
             self._code.widget,
         ]
         if "make projects" in allowed:
@@ -115,14 +112,8 @@ class _ProjectsTab:
             page=page,
             per_page=PER_PAGE,
         )
-        before = self._list.children
         none = text("No project here yet") if not self._search.value else text("Nothing is found")
-        self._list.children = tuple(map(self._item, found.items)) or (
-            html(escape(none), "lab-faint"),
-        )
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        self._list.set([self._item(one) for one in found.items], found, none)
         self._code.refresh()
 
     def _item(self, project: Project) -> widgets.Widget:

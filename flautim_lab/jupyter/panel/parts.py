@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from flautim_lab.catalog.things import Page
 from flautim_lab.errors import FlautimError
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.text import Text
@@ -193,10 +194,7 @@ class Tabs:
     def _fill(self) -> None:
         for name, each in self._buttons.items():
             (each.add_class if name == self.name else each.remove_class)("lab-tab-shown")
-        before = self._body.children
-        self._body.children = (self._make(self.name),)
-        for old in before:
-            close_all(old)
+        refill(self._body, [self._make(self.name)])
 
 
 class Pager:
@@ -225,6 +223,31 @@ class Pager:
         self._before.disabled = page <= 1
         self._after.disabled = page >= pages
         self.widget.layout.display = "" if pages > 1 else "none"
+
+
+class PagedList:
+    """Things in pages, each with its buttons.
+
+    Parameters
+    ----------
+    show : callable
+        Shows the page of a number, by :meth:`set`.
+    """
+
+    def __init__(self, context: Context, show: Callable[[int], Any]) -> None:
+        self._list = widgets.VBox(layout={"width": "100%"})
+        self._pager = Pager(context, show)
+        self.widget = column(self._list, self._pager.widget)
+
+    @property
+    def page(self) -> int:
+        """Which one is shown."""
+        return self._pager.page
+
+    def set(self, items: Sequence[widgets.Widget], page: Page[Any], none: str = "") -> None:
+        """Show the things of a page, or where there are none the words for that."""
+        refill(self._list, items or ([html(escape(none), "lab-faint")] if none else []))
+        self._pager.set(page.page, page.pages, page.total)
 
 
 class CodeBox:
@@ -276,6 +299,14 @@ def moment(text: Text, seconds: float) -> str:
         return ""
     form = "%d/%m/%Y %H:%M" if text.language == "pt_BR" else "%Y-%m-%d %H:%M"
     return time.strftime(form, time.localtime(seconds))
+
+
+def refill(box: widgets.Box, items: Sequence[widgets.Widget]) -> None:
+    """Put other widgets into a box, and close those that were in it."""
+    before = box.children
+    box.children = tuple(items)
+    for old in before:
+        close_all(old)
 
 
 def close_all(widget: widgets.Widget) -> None:

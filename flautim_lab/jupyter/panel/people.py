@@ -13,9 +13,9 @@ from flautim_lab.jupyter.panel.parts import (
     CodeBox,
     Pager,
     button,
-    close_all,
     column,
     html,
+    refill,
     row,
     table,
     text_input,
@@ -129,10 +129,8 @@ class MembersTab:
         self._show()
 
     def _show(self) -> None:
-        before = self._list.children
-        self._list.children = tuple(map(self._item, self._context.catalog.members(self._project)))
-        for old in before:
-            close_all(old)
+        members = self._context.catalog.members(self._project)
+        refill(self._list, [self._item(user) for user in members])
 
     def _item(self, user: str) -> widgets.Widget:
         words = html(table([], [[user]]))

@@ -14,10 +14,9 @@ from flautim_lab.jupyter.panel import code
 from flautim_lab.jupyter.panel.context import Context, Place
 from flautim_lab.jupyter.panel.parts import (
     CodeBox,
-    Pager,
+    PagedList,
     Tabs,
     button,
-    close_all,
     column,
     html,
     moment,
@@ -85,30 +84,11 @@ def _is_alone(allowed: Any) -> bool:
     return "make institutions" in allowed and "do work" in allowed and "grant datasets" in allowed
 
 
-class _List:
-    """Things in pages, each with its buttons."""
-
-    def __init__(self, context: Context, none: str) -> None:
-        self._context = context
-        self._none_words = none
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
-
-    def _show(self, page: int) -> None:
-        raise NotImplementedError
-
-    def _set(self, items: list[widgets.Widget], page: Any) -> None:
-        before = self._list.children
-        self._list.children = tuple(items) or (html(escape(self._none_words), "lab-faint"),)
-        for old in before:
-            close_all(old)
-        self._pager.set(page.page, page.pages, page.total)
-
-
-class _ExperimentsTab(_List):
+class _ExperimentsTab:
     def __init__(self, context: Context, project: str, *, work: bool) -> None:
         text = context.text
-        super().__init__(context, text("No experiment here yet"))
+        self._context = context
+        self._list = PagedList(context, self._show)
         self._project = project
         self._work = work
         new = button(
@@ -127,8 +107,7 @@ class _ExperimentsTab(_List):
         self.widget = column(
             row(new),
             row(self._search, self._archived),
-            self._list,
-            self._pager.widget,
+            self._list.widget,
             self._code.widget,
         )
         self._show(1)
@@ -143,7 +122,8 @@ class _ExperimentsTab(_List):
             page=page,
             per_page=PER_PAGE,
         )
-        self._set([self._item(one) for one in found.items], found)
+        none = self._context.text("No experiment here yet")
+        self._list.set([self._item(one) for one in found.items], found, none)
         self._code.refresh()
 
     def _item(self, experiment: ExperimentVersion) -> widgets.Widget:
@@ -218,9 +198,10 @@ class _ExperimentsTab(_List):
         )
 
 
-class _RunsTab(_List):
+class _RunsTab:
     def __init__(self, context: Context, project: str) -> None:
-        super().__init__(context, context.text("Nothing was run here yet"))
+        self._context = context
+        self._list = PagedList(context, self._show)
         self._project = project
         self._code = CodeBox(
             context,
@@ -230,12 +211,13 @@ class _RunsTab(_List):
                 "run",
             ),
         )
-        self.widget = column(self._list, self._pager.widget, self._code.widget)
+        self.widget = column(self._list.widget, self._code.widget)
         self._show(1)
 
     def _show(self, page: int) -> None:
         found = self._context.catalog.runs(self._project, page=page, per_page=PER_PAGE)
-        self._set([self._item(link) for link in found.items], found)
+        none = self._context.text("Nothing was run here yet")
+        self._list.set([self._item(link) for link in found.items], found, none)
 
     def _item(self, link: RunLink) -> widgets.Widget:
         text, context = self._context.text, self._context
@@ -267,9 +249,10 @@ class _RunsTab(_List):
         return made
 
 
-class _ModelsTab(_List):
+class _ModelsTab:
     def __init__(self, context: Context, project: str, *, work: bool) -> None:
-        super().__init__(context, context.text("No model here yet"))
+        self._context = context
+        self._list = PagedList(context, self._show)
         self._project = project
         self._work = work
         self._code = CodeBox(
@@ -279,12 +262,13 @@ class _ModelsTab(_List):
                 "Net = lab.model(page.items[0].ref)",
             ),
         )
-        self.widget = column(self._list, self._pager.widget, self._code.widget)
+        self.widget = column(self._list.widget, self._code.widget)
         self._show(1)
 
     def _show(self, page: int) -> None:
         found = self._context.catalog.models(self._project, page=page, per_page=PER_PAGE)
-        self._set([self._item(model) for model in found.items], found)
+        none = self._context.text("No model here yet")
+        self._list.set([self._item(model) for model in found.items], found, none)
 
     def _item(self, model: ModelVersion) -> widgets.Widget:
         text = self._context.text

@@ -14,9 +14,8 @@ from flautim_lab.jupyter.panel.datasets import dataset_item
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
     CodeBox,
-    Pager,
+    PagedList,
     button,
-    close_all,
     column,
     html,
     moment,
@@ -68,8 +67,7 @@ class _Asking:
         )
         self._note = text_input(text("Note"), hint=text("what it is for"), area=True)
         ask = button(context, text("Ask for its data"), self._ask, icon="envelope", kind="primary")
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
+        self._list = PagedList(context, self._show)
         self._code = CodeBox(context, self._as_code)
         none = text(
             "Save an experiment on a dataset of another institution first: its owners are shown "
@@ -80,7 +78,7 @@ class _Asking:
             if found
             else [html(escape(none), "lab-faint")]
         )
-        self.widget = column(*form, self._list, self._pager.widget)
+        self.widget = column(*form, self._list.widget)
         self._show(1)
 
     def _ask(self) -> None:
@@ -94,11 +92,7 @@ class _Asking:
         found = self._context.catalog.grant_requests(
             project=self._project, page=page, per_page=PER_PAGE
         )
-        before = self._list.children
-        self._list.children = tuple(map(self._item, found.items))
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        self._list.set([self._item(one) for one in found.items], found)
         self._code.refresh()
 
     def _item(self, request: GrantRequest) -> widgets.Widget:
@@ -122,7 +116,7 @@ class _Asking:
 
     def _withdraw(self, number: int) -> None:
         self._context.catalog.withdraw_request(number)
-        self._show(self._pager.page)
+        self._show(self._list.page)
 
     def _as_code(self) -> str:
         given = code.written(note=self._note.value)
@@ -145,23 +139,17 @@ class _Offered:
         self._context = context
         self._home = project.partition("/")[0]
         self._search = text_input(text("Search"), hint=text("name of a dataset or institution"))
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
+        self._list = PagedList(context, self._show)
         self._code = CodeBox(context, self._as_code)
-        self.widget = column(row(self._search), self._list, self._pager.widget, self._code.widget)
+        self.widget = column(row(self._search), self._list.widget, self._code.widget)
         self._show(1)
         self._search.observe(lambda _: context.attempt(lambda: self._show(1)), "value")
 
     def _show(self, page: int) -> None:
         text = self._context.text
         found = self._context.catalog.published(self._search.value, page=page, per_page=PER_PAGE)
-        before = self._list.children
         items = [dataset_item(text, one) for one in found.items if one.institution != self._home]
-        none = html(escape(text("Nobody has published one")), "lab-faint")
-        self._list.children = tuple(items) or (none,)
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        self._list.set(items, found, text("Nobody has published one"))
         self._code.refresh()
 
     def _as_code(self) -> str:

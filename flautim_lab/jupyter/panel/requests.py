@@ -14,12 +14,13 @@ from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
     CodeBox,
+    PagedList,
     Pager,
     button,
-    close_all,
     column,
     html,
     moment,
+    refill,
     row,
     table,
     text_input,
@@ -59,8 +60,7 @@ class RequestsTab:
         text = context.text
         self._context = context
         self._institution = institution
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self._show)
+        self._list = PagedList(context, self._show)
         self._waiting = widgets.Checkbox(
             value=True,
             description=text("Only those that wait"),
@@ -77,8 +77,7 @@ class RequestsTab:
             parts += [
                 title(text("Requests for data")),
                 row(self._waiting, again),
-                self._list,
-                self._pager.widget,
+                self._list.widget,
                 self._code.widget,
                 title(text("Runs that read the data")),
                 self._reads.widget,
@@ -97,20 +96,14 @@ class RequestsTab:
         self._audit.show(1)
 
     def _show(self, page: int) -> None:
-        text = self._context.text
         found = self._context.catalog.grant_requests(
             institution=self._institution,
             waiting=self._waiting.value,
             page=page,
             per_page=PER_PAGE,
         )
-        before = self._list.children
-        none = html(escape(text("Nobody asks for data now")), "lab-faint")
         items = [_Request(self._context, one, self._look).widget for one in found.items]
-        self._list.children = tuple(items) or (none,)
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        self._list.set(items, found, self._context.text("Nobody asks for data now"))
         self._code.refresh()
 
     def _as_code(self) -> str:
@@ -191,10 +184,7 @@ class _Request:
         self._place.children = tuple(parts)
 
     def _close(self) -> None:
-        before = self._place.children
-        self._place.children = ()
-        for old in before:
-            close_all(old)
+        refill(self._place, [])
 
     def _answer(self, answer: Answer) -> None:
         refused = answer is Answer.NO
@@ -216,21 +206,16 @@ class _Reads:
     def __init__(self, context: Context, institution: str) -> None:
         self._context = context
         self._institution = institution
-        self._list = widgets.VBox(layout={"width": "100%"})
-        self._pager = Pager(context, self.show)
+        self._list = PagedList(context, self.show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.uses", institution)))
-        self.widget = column(self._list, self._pager.widget, box.widget)
+        self.widget = column(self._list.widget, box.widget)
         self.show(1)
 
     def show(self, page: int) -> None:
         """Show a page, as it is now."""
         found = self._context.catalog.uses(self._institution, page=page, per_page=PER_PAGE)
-        before = self._list.children
-        none = html(escape(self._context.text("No run has read data from here yet")), "lab-faint")
-        self._list.children = tuple(map(self._item, found.items)) or (none,)
-        for old in before:
-            close_all(old)
-        self._pager.set(found.page, found.pages, found.total)
+        none = self._context.text("No run has read data from here yet")
+        self._list.set([self._item(one) for one in found.items], found, none)
 
     def _item(self, use: RunUse) -> widgets.Widget:
         text, context = self._context.text, self._context
@@ -266,7 +251,7 @@ class _Reads:
     def _stop(self, run_id: str) -> None:
         self._context.catalog.stop_use(run_id)
         self._context.say(self._context.text("The run is asked to end"), "done")
-        self.show(self._pager.page)
+        self.show(self._list.page)
 
 
 class _AuditList:

@@ -11,7 +11,7 @@ from flautim_lab.experiment import settings as checks
 from flautim_lab.experiment.partition import Partition
 from flautim_lab.experiment.strategies import INNER, STRATEGIES, check_argument
 from flautim_lab.jupyter.panel.arguments import as_typed, hint, keywords, number
-from flautim_lab.jupyter.panel.parts import WIDE, Field, close_all, column, row
+from flautim_lab.jupyter.panel.parts import WIDE, Field, column, refill, row
 from flautim_lab.jupyter.panel.text import Text
 from flautim_lab.runners.launch import RUNNERS
 
@@ -231,7 +231,6 @@ class SettingsForm:
         """Show the arguments of the strategy that was chosen, and no others."""
         facts = STRATEGIES[self._strategy.value]
         self._inner.layout.display = "" if facts.wraps else "none"
-        before = self._strategy_box.children
         self._strategy_args = {
             name: Field(
                 self._text,
@@ -244,9 +243,7 @@ class SettingsForm:
         for field in self._strategy_args.values():
             field.inside.layout.width = "340px"
             field.widget.layout.width = "auto"
-        self._strategy_box.children = tuple(f.widget for f in self._strategy_args.values())
-        for old in before:
-            close_all(old)
+        refill(self._strategy_box, [field.widget for field in self._strategy_args.values()])
         self._changed()
 
     def _typed_arguments(self) -> dict[str, Any]:

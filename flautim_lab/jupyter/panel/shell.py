@@ -20,7 +20,7 @@ from flautim_lab.catalog.opening import open_catalog
 from flautim_lab.errors import CatalogError, FlautimError
 from flautim_lab.jupyter.panel.context import Place, Screen
 from flautim_lab.jupyter.panel.look import STYLE
-from flautim_lab.jupyter.panel.parts import button, close_all, html, row
+from flautim_lab.jupyter.panel.parts import button, close_all, html, refill, row
 from flautim_lab.jupyter.panel.text import LANGUAGES, Text
 from flautim_lab.records.store import Records
 
@@ -210,24 +210,18 @@ class Panel:
             self._show()
             self.say(self.text.sentence(error), "error")
             return
-        before = self._body.children
-        self._body.children = (screen.widget,)
-        for old in before:
-            close_all(old)
+        refill(self._body, [screen.widget])
         self._set_way()
 
     def _set_way(self) -> None:
         """Show the way from the institutions to here, each step a button."""
-        before = self._way.children
         steps: list[widgets.Widget] = []
         for place, words in _steps(self._place, self.text):
             here = place.screen == self._place.screen and place.ref == self._place.ref
             step = button(self, words, lambda place=place: self.go(place))  # type: ignore[misc]
             step.disabled = here
             steps += [html("<span aria-hidden='true'>›</span>"), step] if steps else [step]
-        self._way.children = tuple(steps)
-        for old in before:
-            close_all(old)
+        refill(self._way, steps)
 
 
 def _make(context: Panel, place: Place) -> Screen:
