@@ -105,16 +105,30 @@ class Desk:
         self.log_in(user, "not the password")
         self.page.get_by_text("Invalid username or password").wait_for()
         self.log_in(user, hub.password)
-        self.walk = Walk(self, shots / user)
-        (shots / user).mkdir()
+        self.shots = shots / user
+        self.shots.mkdir()
+        self.walk = Walk(self, self.shots)
         # What is asked for before the kernel is connected is lost, and nothing tells.
         for _ in range(10):
-            self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-            self.page.keyboard.press("Shift+Enter")
+            self.answer_dialog()
             with contextlib.suppress(Late):
+                self.page.locator(".jp-Notebook .cm-content").first.click(timeout=8_000)
+                self.page.keyboard.press("Shift+Enter")
                 self.walk.panel.wait_for(timeout=8_000)
                 return
-        raise AssertionError("the panel never came")
+        raise AssertionError("the panel never came; the page shows the dialog: " + self.dialog())
+
+    def dialog(self) -> str:
+        """Return the words of the dialog in front of the page, empty where there is none."""
+        shown = self.page.locator("dialog.jp-Dialog")
+        return shown.first.inner_text() if shown.count() else ""
+
+    def answer_dialog(self) -> None:
+        """Take what JupyterLab proposes where it asks (a slow server's kernel, for instance)."""
+        if words := self.dialog():
+            print(f"JupyterLab asked: {words}")
+            self.page.screenshot(path=self.shots / "asked.png")
+            self.page.locator("dialog.jp-Dialog .jp-mod-accept").first.click()
 
     def log_in(self, user: str, password: str) -> None:
         self.page.get_by_label("Username:").fill(user)
