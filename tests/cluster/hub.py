@@ -9,10 +9,12 @@ import re
 import secrets
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -37,9 +39,14 @@ class Hub:
 
     url: str
     namespace: str
-    institution: str  # its namespace
+    institutions: dict[str, str]  # namespace of each, by its key
     passwords: dict[str, str]
     overlay: Path
+
+    @property
+    def institution(self) -> str:
+        """The namespace of the first."""
+        return next(iter(self.institutions.values()))
 
     def apply(self) -> None:
         """Bring the cluster to what the files say."""
@@ -58,7 +65,8 @@ class Hub:
         """Return a user's notebook pod."""
         (pod,) = (
             pod
-            for pod in self.pods(self.institution)
+            for namespace in self.institutions.values()
+            for pod in self.pods(namespace)
             if pod["metadata"]["annotations"].get("hub.jupyter.org/username") == user
         )
         return pod
@@ -69,19 +77,28 @@ class Hub:
             cells=[nbformat.v4.new_code_cell(source) for source in cells],
             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
         )
-        pod = self.notebook(user)["metadata"]["name"]
-        command = ["exec", "-i", "-n", self.institution, pod, "--", "sh", "-c", f"cat > {name}"]
+        pod = self.notebook(user)["metadata"]
+        where = ["-n", pod["namespace"], pod["name"]]
+        command = ["exec", "-i", *where, "--", "sh", "-c", f"cat > {name}"]
         kubectl(*command, input=nbformat.writes(notebook))
 
 
 @contextlib.contextmanager
-def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
-    """Apply the laptop's overlay under other names; everything is removed at the end."""
+def hub_on_the_cluster(
+    folder: Path, others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Iterator[Hub]:
+    """Apply the laptop's overlay under other names; everything is removed at the end.
+
+    ``others`` are further institutions: by their keys, what the list of institutions says of them.
+    """
     mark = secrets.token_hex(3)
-    names = {"flautim-hub": f"fl-hub-{mark}", "flautim-ufmg": f"fl-ufmg-{mark}"}
+    keys = ("ufmg", *others)
+    names = {f"flautim-{key}": f"fl-{key}-{mark}" for key in ("hub", *keys)}
     images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
     shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("*.env"))
     overlay = folder / "k8s/overlays/laptop"
+    for key, told in others.items():
+        _add_institution(overlay, key, told)
     for path in [*(folder / "k8s").rglob("*.yaml"), *(folder / "k8s").rglob("*.json")]:
         text = path.read_text(encoding="utf-8")
         for old, new in (names | images).items():
@@ -89,33 +106,69 @@ def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
         path.write_text(text, encoding="utf-8")
     subprocess.run([overlay / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     told = dict(line.split("=", 1) for line in (overlay / "hub/secrets.env").read_text().split())
-    namespace, institution = names.values()
+    namespace, *spaces = names.values()
     passwords = {"admin": told["admin-password"], "": told["login-password"]}
-    hub = Hub("", namespace, institution, passwords, overlay)
+    hub = Hub("", namespace, dict(zip(keys, spaces, strict=True)), passwords, overlay)
     try:
         hub.apply()
         with forwarded(namespace) as hub.url:
             yield hub
     finally:
         # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
-        kubectl("delete", "job", "-n", institution, "--all", "--ignore-not-found")
-        kubectl("delete", "namespace", namespace, institution, "--wait=false")
+        for each in spaces:
+            kubectl("delete", "job", "-n", each, "--all", "--ignore-not-found")
+        kubectl("delete", "namespace", namespace, *spaces, "--wait=false")
+
+
+def _add_institution(overlay: Path, key: str, told: Mapping[str, Any]) -> None:
+    """Give an overlay another institution, as who runs the cluster would: like the first."""
+    shutil.copytree(overlay / "ufmg", overlay / key)
+    for path in (overlay / key).iterdir():
+        path.write_text(path.read_text().replace("ufmg", key))
+    spaces = overlay / "namespaces.yaml"
+    *_, first = spaces.read_text().split("---\n")
+    spaces.write_text(f"{spaces.read_text()}---\n{first.replace('ufmg', key)}")
+    all_of_it = overlay / "kustomization.yaml"
+    all_of_it.write_text(f"{all_of_it.read_text().rstrip()}\n  - {key}\n")
+    listed = overlay / "hub/institutions.json"
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {key: dict(told)}))
 
 
 @contextlib.contextmanager
 def forwarded(namespace: str) -> Iterator[str]:
-    """Forward a port of this machine to the hub's proxy."""
-    command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", ":80"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    """Forward a port of this machine to the hub's proxy, also to one that comes in its place."""
+    process, port = _forward(namespace)
+    ended = threading.Event()
+
+    def again() -> None:
+        nonlocal process
+        while not ended.wait(0.2):
+            if process.poll() is not None:  # its pod is gone
+                with contextlib.suppress(AssertionError):
+                    process, _ = _forward(namespace, port)
+
+    keeper = threading.Thread(target=again)
+    keeper.start()
     try:
-        assert process.stdout
-        said = process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+) ->", said)
-        assert found, said
-        yield f"http://127.0.0.1:{found[1]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
+        ended.set()
+        keeper.join()
         process.terminate()
         process.wait()
+
+
+def _forward(namespace: str, port: str = "") -> tuple[subprocess.Popen[str], str]:
+    command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", f"{port}:80"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    said = process.stdout.readline()
+    found = re.search(r"127\.0\.0\.1:(\d+) ->", said)
+    if not found:
+        process.kill()
+        process.wait()
+    assert found, said
+    return process, found[1]
 
 
 class Visitor:
