@@ -27,7 +27,7 @@ def test_the_same_code_has_the_same_hash():
     silent = of({"a.py": ""}).hash
     bundle = Bundle({"a.py": ""}, {"model": "a.py:Net"})
     for settings, same in [
-        ({name: 3 for name in FREE}, True),
+        (dict.fromkeys(FREE, 3), True),
         ({"seed": 0, "lr": 0.01, "strategy": "FedAvg"}, True),
         ({"round_timeout_seconds": None}, True),
         ({"seed": 1}, False),
