@@ -20,7 +20,7 @@ def code_of(net: ModelVersion, settings: Mapping[str, Any], data: Sequence[Datas
 
     :func:`~flautim_lab.catalog.loading.assemble` makes the same of them, as a test compares.
     """
-    values = dict(settings)
+    values = {name: value for name, value in settings.items() if name != "on"}
     values["dataset"] = dataset = _dataset(data, values.pop("dataset_args", None) or {})
     if values.get("clients") is None:  # then there is one for each
         values["clients"] = len(data)

@@ -25,7 +25,7 @@ from flautim_lab.experiment.bundle import Bundle
 #:
 #: The seed is not among them, nor the learning rate: the seed orders the batches, so that two seeds
 #: differ by the rows of a last, small batch, and at a tiny rate such differences add up exactly.
-FREE = ("name", "rounds", "evaluate_every", "device", "engine", "on")
+FREE = ("name", "rounds", "evaluate_every", "device", "engine")
 #: What is written beside the settings; the model is where the bundle's reference says.
 _BESIDE = ("format", "model")
 #: Of a table: where its sample is, and what it is called. The sample's columns do count.
@@ -34,7 +34,7 @@ _LIBRARY = "torch.nn"
 #: Characters that show source otherwise than Python reads it: they reorder it, or look like a new
 #: line without being one (CVE-2021-42574, "Trojan Source"), or cannot be shown or kept at all.
 _MISLEADING = re.compile(
-    "[\0-\x08\x0b\r-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 

@@ -62,6 +62,7 @@ def test_it_is_printed_whole():
         ({"a.py": "# fine\rimport os"}, {}, r"U\+000D"),
         ({"a.py": "# fine\u2028"}, {}, r"U\+2028"),
         ({"a.py": "# \x1b[1A"}, {}, r"U\+001B"),
+        ({"a.py": "# fine\f clip(1)"}, {}, r"U\+000C"),
         ({"a.py": "", "\u202e.py": ""}, {}, r"line 1 of the name '\\u202e.py' has"),
     ],
 )
@@ -71,6 +72,6 @@ def test_code_that_its_reader_would_not_see_as_it_is(files, roles, sentence):
 
 
 def test_what_may_be_read():
-    check_readable(of({"a.py": "# Ação 😀\r\n\tx = '\\u202e'\n\f\n"}))
+    check_readable(of({"a.py": "# Ação 😀\r\n\tx = '\\u202e'\n"}))
     check_readable(of({}, model="torch.nn:Linear"))
     check_readable(of({}, model="torch.nn.modules.linear:Linear"))
