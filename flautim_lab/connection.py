@@ -118,7 +118,9 @@ class Service:
                 if not answer.is_success:
                     answer.read()
                 self._check(answer)
-                yield from EventSource(answer).iter_sse()
+                # A sign of life after a numbered event comes as one without data, which by the
+                # standard is none.
+                yield from (told for told in EventSource(answer).iter_sse() if told.data)
         except httpx.HTTPError as error:
             raise self._away(error) from error
 

@@ -24,7 +24,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: What Kubernetes takes as the name of a volume's claim (RFC 1123, subdomains).
 CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 NEEDED = ("name", "namespace")
-OPTIONAL = ("users", "owners", "data", "profiles", "limits")
+OPTIONAL = ("users", "owners", "data", "fewest_rows", "profiles", "limits")
 
 
 class InstitutionsError(ValueError):
@@ -49,6 +49,8 @@ class Institution:
         Names of its first data owners, who belong to it, too.
     data : str or None
         The PersistentVolumeClaim with its data, in its namespace.
+    fewest_rows : int or None
+        How few rows of it may be trained on, or validated on, together; None is as by default.
     sizes : tuple of Size
         Of notebook pods, to choose from.
     limits : Limits
@@ -61,6 +63,7 @@ class Institution:
     users: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     data: str | None = None
+    fewest_rows: int | None = None
     sizes: tuple[Size, ...] = ()
     limits: Limits = NO_LIMITS
 
@@ -129,6 +132,11 @@ def _institution(path: Path, key: str, told: Any) -> Institution:
         raise InstitutionsError(
             f"{where} needs the name of a PersistentVolumeClaim as its data, not {data!r}"
         )
+    fewest = told.get("fewest_rows")
+    if fewest is not None and (type(fewest) is not int or fewest < 1):
+        raise InstitutionsError(
+            f"{where} needs a whole number from 1 as its fewest_rows, not {fewest!r}"
+        )
     try:
         limits = read_limits(told.get("limits", {}))
         sizes = read_sizes(told.get("profiles", []))
@@ -140,7 +148,7 @@ def _institution(path: Path, key: str, told: Any) -> Institution:
     except SizeError as error:
         raise InstitutionsError(f"{where}: {error}") from error
     users, owners = (_names(where, told.get(field, [])) for field in ("users", "owners"))
-    return Institution(key, name, namespace, users, owners, data, sizes, limits)
+    return Institution(key, name, namespace, users, owners, data, fewest, sizes, limits)
 
 
 def _names(where: str, told: Any) -> tuple[str, ...]:

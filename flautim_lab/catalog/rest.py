@@ -65,6 +65,8 @@ class RestCatalog:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CatalogError(f"{where}: {first['msg']}") from None
+        except UnicodeEncodeError:
+            raise CatalogError(f"what {name} is given holds half of a character") from None
         except ValueError as error:
             raise CatalogError(f"{name} cannot be asked of the hub: {error}") from None
         except Refusal as error:

@@ -13,11 +13,17 @@ from flautim_lab.experiment.bundle import Bundle, make_bundle
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.partition import Partition
+from flautim_lab.names import choose
 
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
 
 FORMAT = 1
+#: What :meth:`HomeDataset.settings` writes, and its kind.
+_OF_A_HOME = (
+    *("kind", "path", "sha256", "rows", "target", "task", "standardize", "missing", "ignore"),
+    *("name", "homes", "columns", "root"),
+)
 
 
 def make_bundle_of(experiment: Experiment) -> Bundle:
@@ -129,8 +135,38 @@ def _is_subclass(experiment: Experiment) -> bool:
     return type(experiment).__module__ != "flautim_lab.experiment.experiment"
 
 
+def check_sent(values: Mapping[str, Any]) -> None:
+    """Refuse settings of rows at home that could be read otherwise where they are run.
+
+    They are all there, so that no default of a class of the researcher's own takes their place;
+    and the dataset is a table's sample that was sent with them.
+
+    Raises
+    ------
+    BundleError
+        Naming the setting.
+    """
+    from flautim_lab.experiment.experiment import Experiment
+
+    fields = [field.name for field in dataclasses.fields(Experiment) if field.init]
+    missing = [name for name in ("format", *fields) if name not in values]
+    if missing:
+        raise BundleError(f"its settings lack {missing[0]!r}; make it with Experiment.save")
+    dataset = values["dataset"]
+    if dataset.get("kind") != "csv":
+        raise BundleError("its rows stay at home, and its dataset is no table; use lab.HomeDataset")
+    if dataset.get("path") is not None or dataset.get("root") is not None:
+        raise BundleError("its rows stay at home, and its sample must be sent with it")
+    for name in dataset:
+        choose(name, _OF_A_HOME, "setting of a table at home", BundleError)
+    for name in _OF_A_HOME:
+        if name not in dataset and name not in ("path", "root"):
+            raise BundleError(f"the settings of its dataset lack {name!r}; use lab.HomeDataset")
+
+
 def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
-    values = {k: v for k, v in reference.items() if k not in ("kind", "path", "sha256", "rows")}
+    checked = ("kind", "path", "sha256", "rows", "columns")
+    values = {k: v for k, v in reference.items() if k not in checked}
     path = reference.get("path") or folder / "dataset.csv"
     if "homes" in values:
         homes = dict(values.pop("homes"))
@@ -141,5 +177,10 @@ def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
         raise ExperimentError(
             f"the table {path} has changed since this experiment was made; "
             "restore it, or make the experiment anew"
+        )
+    if isinstance(dataset, HomeDataset) and dataset.columns() != reference.get("columns"):
+        raise ExperimentError(
+            f"the columns of {path} are {', '.join(dataset.columns())}, and those of the "
+            f"experiment are {reference.get('columns')}; make the experiment anew"
         )
     return dataset

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from flautim_lab.errors import DatasetError
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.datasets import tensors
-from flautim_lab.experiment.home_dataset import HomeDataset
+from flautim_lab.experiment.home_dataset import HomeDataset, fewest_rows
 from flautim_lab.experiment.loops import NO_CONTEXT, class_numbers, is_pair
 from flautim_lab.experiment.streams import numpy_stream
 from flautim_lab.names import count
@@ -41,6 +41,8 @@ class Rows:
 
 def split_rows(rows: np.ndarray, validation: float, seed: int, client: int) -> Rows:
     """Hold ``validation`` of a client's rows back, at random, keyed by seed and client.
+
+    At home the seed is the table's (:meth:`HomeDataset.split_seed`), and not the experiment's.
 
     At least one row is left to train on; a client of one row has none to validate on.
     """
@@ -250,11 +252,16 @@ class ClientData:
         #: Inputs and targets of which ``_rows`` are numbers; None where items are read one by one.
         self._whole = tensors(experiment.dataset)
         dataset = experiment.dataset
+        #: Whose rows these are, where they stay at home, and how few may be counted together.
+        self._home, self._fewest = "", 0
         if at_home and isinstance(dataset, HomeDataset) and dataset.folder() is not None:
-            place, number, of = dataset.place(client, len(experiment.splits))
-            self._whole = dataset.rows_at(place)
-            own = deal_rows(len(self._whole[1]), number, of, experiment.seed)
-            self._rows = split_rows(own, experiment.validation, experiment.seed, client)
+            self._home, number, of = dataset.place(client, len(experiment.splits))
+            self._whole = dataset.rows_at(self._home)
+            seed = dataset.split_seed(self._home, of, experiment.validation)
+            own = deal_rows(len(self._whole[1]), number, of, seed)
+            self._rows = split_rows(own, experiment.validation, seed, number)
+            self._fewest = fewest_rows()
+            self._check_enough()
         self._scale: Scale | None = None
         self._parts: dict[str, Any] = {}
 
@@ -262,11 +269,50 @@ class ClientData:
         """Return how many rows a split holds."""
         return len(self._rows.train if split == "train" else self._rows.validation)
 
+    def _check_enough(self) -> None:
+        """Refuse to train or validate on so few rows that what is told of them tells of one."""
+        for what, rows in (("train", self._rows.train), ("validate", self._rows.validation)):
+            if len(rows) < self._fewest and (what == "train" or self._experiment.validation > 0):
+                name = self._experiment.client_names[self.client]
+                raise DatasetError(
+                    f"{name} has {count(len(rows), 'row')} to {what} on, and the rows of "
+                    f"{self._home} may be counted together from {self._fewest} on; ask for fewer "
+                    "clients, for another validation, or for a larger table"
+                )
+
+    def _check_counted(self, counted: Tensor) -> None:
+        """Refuse sums of a column that has a value in so few rows that they tell of one."""
+        names = [
+            name
+            for name, number in zip(
+                self._experiment.dataset.feature_names, counted.tolist(), strict=True
+            )
+            if 0 < number < self._fewest
+        ]
+        if names:
+            raise DatasetError(
+                f"{', '.join(map(repr, names))} of {self._home} has values in fewer than "
+                f"{self._fewest} rows to train on, and so few may not be counted together; leave "
+                "it out with ignore=[...]"
+            )
+
     def sums(self) -> Sums:
-        """Return what this client's training rows add up to (per-client or federated scaling)."""
+        """Return what this client's training rows add up to (per-client or federated scaling).
+
+        Of rows that stay at home, numbers alone: nothing else is scaled, and nothing else is told.
+
+        Raises
+        ------
+        DatasetError
+            If a column of rows that stay at home has a value in too few of them.
+        """
         whole: Any = self._whole  # only tables are scaled, and those are whole
         features = whole[0][torch.from_numpy(self._rows.train)].double()
+        if self._home:
+            features[:, ~self._experiment.dataset.numeric] = torch.nan
         present = ~features.isnan()
+        if self._home:
+            self._check_counted(present.sum(0))
         filled = features.nan_to_num(0.0)
         return Sums(
             count=present.sum(0).double().numpy(),

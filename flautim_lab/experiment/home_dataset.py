@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ __all__ = ["DATA_VARIABLE", "HomeDataset"]
 
 #: Where a worker in an institution finds its data volume.
 DATA_VARIABLE = "FLAUTIM_LAB_DATA"
+#: How few rows of it may be trained on, or validated on, together.
+FEWEST_VARIABLE = "FLAUTIM_LAB_FEWEST_ROWS"
+FEWEST_ROWS = 10
 
 
 class HomeDataset(CSVDataset):
@@ -77,11 +81,22 @@ class HomeDataset(CSVDataset):
         self.homes = _check_homes(homes)
         self.root = root
         self._read_already: dict[str, tuple[Tensor, Tensor]] = {}
+        self._digests: dict[str, str] = {}
 
     def settings(self) -> dict[str, Any]:
-        """Return those of a table, and ``homes`` as pairs: their order numbers the clients."""
+        """Return those of a table, and what there is at the homes.
+
+        ``homes`` are pairs: their order numbers the clients. ``columns`` are those of the sample,
+        and so those that are read of the tables.
+        """
         homes = {"homes": [list(pair) for pair in self.homes.items()]}
-        return super().settings() | homes | ({"root": self.root} if self.root is not None else {})
+        columns = {"columns": self.columns()}
+        root = {"root": self.root} if self.root is not None else {}
+        return super().settings() | homes | columns | root
+
+    def columns(self) -> list[str]:
+        """Return the columns that are read of the tables, the target among them."""
+        return [name for name in column_names(self.frame) if name not in self.ignore]
 
     def place(self, client: int, clients: int) -> tuple[str, int, int]:
         """Return the institution of a client, which of its clients that is, and of how many."""
@@ -115,6 +130,22 @@ class HomeDataset(CSVDataset):
             self._read_already[place] = self._table(folder, place)
         return self._read_already[place]
 
+    def split_seed(self, place: str, *settings: object) -> int:
+        """Return what deals out and splits the rows of an institution that were read.
+
+        It comes of the bytes of its table, and not of the experiment's seed: else two runs would
+        differ by rows that were chosen. With another of the settings it is another, so that the
+        rows are dealt anew, and two runs do not differ by one row.
+
+        Parameters
+        ----------
+        place : str
+        *settings : object
+            Among how many clients the rows are dealt out, and which share of them is held back.
+        """
+        told = f"{self._digests[place]} {settings}"
+        return int.from_bytes(hashlib.sha256(told.encode()).digest())
+
     def _table(self, folder: Path, place: str) -> tuple[Tensor, Tensor]:
         path = folder / self.homes[place]
         shown = f"the table of {place}"
@@ -122,6 +153,8 @@ class HomeDataset(CSVDataset):
             raise DatasetError(
                 f"{shown} cannot be read: {self.homes[place]!r} is not on the volume of {place}"
             )
+        with path.open("rb") as file:
+            self._digests[place] = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             frame, _ = read_table(path)
         except DatasetError as error:
@@ -129,7 +162,7 @@ class HomeDataset(CSVDataset):
         return self._read(frame, shown)
 
     def _read(self, frame: pd.DataFrame, shown: str) -> tuple[Tensor, Tensor]:
-        names = [name for name in column_names(self.frame) if name not in self.ignore]
+        names = self.columns()
         for name in names:
             if name not in frame:
                 raise DatasetError(f"{shown}: {unknown(name, column_names(frame), 'column')}")
@@ -205,6 +238,20 @@ def _check_homes(homes: Any) -> dict[str, str]:
             )
         checked[place] = path
     return checked
+
+
+def fewest_rows() -> int:
+    """Return how few rows may be trained on, or validated on, together where rows are at home.
+
+    Raises
+    ------
+    DatasetError
+        If who keeps the rows said something else than a number from 1.
+    """
+    told = os.environ.get(FEWEST_VARIABLE, "") or str(FEWEST_ROWS)
+    if not told.isascii() or not told.isdigit() or int(told) < 1:
+        raise DatasetError(f"{FEWEST_VARIABLE} must be a whole number from 1, not {told!r}")
+    return int(told)
 
 
 def check_homes(dataset: HomeDataset, clients: Any, partitioned: bool, centralized: bool) -> int:

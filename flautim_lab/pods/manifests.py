@@ -25,7 +25,7 @@ from typing import Any
 
 from kubernetes import client as k8s
 
-from flautim_lab.experiment.home_dataset import DATA_VARIABLE
+from flautim_lab.experiment.home_dataset import DATA_VARIABLE, FEWEST_VARIABLE
 
 ROLE_LABEL, RUN_LABEL = "flautim-lab/role", "flautim-lab/run"
 SERVER, WORKER, POINT = "server", "worker", "point"
@@ -96,6 +96,8 @@ class RunPods:
     tables : mapping of str to sequence of str
         The paths on that volume that they see, and nothing beside them; all of it where a
         namespace is not named.
+    fewest_rows : mapping of str to int
+        How few of its rows a namespace lets be counted together, where it is not the default.
     homes : mapping of str to str
         How the experiment names a namespace, where that is another name.
     faults : sequence of mapping
@@ -120,6 +122,7 @@ class RunPods:
     priority_class: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fewest_rows: Mapping[str, int] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
     faults: Sequence[Mapping[str, Any]] = ()
 
@@ -322,7 +325,7 @@ def make_worker_job(
     ]
     pod = make_pod(run, namespace, WORKER, container, parts, "Never")
     if namespace in run.data:
-        _mount_data(pod, run.data[namespace], run.tables.get(namespace, ()))
+        _mount_data(pod, run, namespace)
     rules = [
         k8s.V1PodFailurePolicyRule(
             action="Ignore",
@@ -492,8 +495,10 @@ def make_pod(
     )
 
 
-def _mount_data(pod: k8s.V1PodTemplateSpec, claim: str, tables: Sequence[str]) -> None:
+def _mount_data(pod: k8s.V1PodTemplateSpec, run: RunPods, namespace: str) -> None:
     """Let a pod's only container read an institution's volume, or some of it; nobody writes."""
+    tables = run.tables.get(namespace, ())
+    claim = run.data[namespace]
     source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
     pod.spec.volumes.append(k8s.V1Volume(name="data", persistent_volume_claim=source))
     (container,) = pod.spec.containers
@@ -504,6 +509,8 @@ def _mount_data(pod: k8s.V1PodTemplateSpec, claim: str, tables: Sequence[str]) -
         for where, path in mounts
     ]
     container.env.append(k8s.V1EnvVar(name=DATA_VARIABLE, value=DATA))
+    if (fewest := run.fewest_rows.get(namespace)) is not None:
+        container.env.append(k8s.V1EnvVar(name=FEWEST_VARIABLE, value=str(fewest)))
 
 
 def _peer(run: RunPods, namespace: str, role: str) -> k8s.V1NetworkPolicyPeer:

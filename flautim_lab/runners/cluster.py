@@ -61,6 +61,9 @@ class Cluster:
     data : mapping of str to str
         For a :class:`HomeDataset`: the PersistentVolumeClaim of each institution's (namespace's)
         data, which its workers mount read-only.
+    fewest_rows : mapping of str to int
+        Of such rows: how few of an institution's (namespace's) may be trained on, or validated on,
+        together; 10 by default. In a hub each institution says it.
     project : str, optional
         In a hub, the project for which such rows are read, as ``"ufmg/vision"``: the hub knows
         where they are, and whether their owners granted them.
@@ -89,6 +92,7 @@ class Cluster:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    fewest_rows: Mapping[str, int] = field(default_factory=dict)
     project: str | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +113,11 @@ class Cluster:
                 raise ExperimentError(
                     f"the data of {space!r} have no worker there; give it one, as in "
                     f'workers={{"{space}": 1}}'
+                )
+        for space, fewest in self.fewest_rows.items():
+            if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
+                raise ExperimentError(
+                    f"fewest_rows of {space!r} must be a whole number from 1, not {fewest!r}"
                 )
         for name in ("cpu", "server_cpu"):
             _check_quantity(name, getattr(self, name), _CPU, "'500m' or '2'")
@@ -158,6 +167,7 @@ class Cluster:
             tolerations=[dict(each) for each in self.tolerations],
             priority_class=self.priority_class,
             data=dict(self.data),
+            fewest_rows=dict(self.fewest_rows),
         )
 
     def check_homes(self, homes: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flautim_lab.errors import ExperimentError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.names import count
 from flautim_lab.runners.pod_files import FOLDER, unpack
 from flautim_lab.runners.pod_server import Mounts
 from flautim_lab.runners.server import TOLD_TO_END
@@ -45,6 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
         try:
             experiment = Experiment.load(unpack(mounts.code, Path(scratch) / FOLDER))
+            check_clients(experiment, facts["clients"])
             host = ClientHost(experiment, pick_device(experiment.device))
             app = make_client_app(host, client_mods(make_strategy(experiment)))
         except ExperimentError as error:
@@ -69,6 +71,20 @@ def main() -> int:
     # Told to end: the pod is moved elsewhere. Only a run that has ended is a success, after which
     # nobody would take this slot again.
     return TOLD_TO_END if stop.is_set() else 0
+
+
+def check_clients(experiment: Experiment, clients: int) -> None:
+    """Refuse to train fewer clients, or others, than the code says that the data's owner read.
+
+    Raises
+    ------
+    ExperimentError
+    """
+    if len(experiment.splits) != clients:
+        raise ExperimentError(
+            f"the run was asked for with {count(clients, 'client')}, and its experiment has "
+            f"{len(experiment.splits)}; ask for as many"
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flautim_lab.errors import BundleError, ExperimentError
+from flautim_lab.experiment.archive import check_sent
 from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.code import Code
 from flautim_lab.experiment.csv_dataset import CSVDataset
@@ -116,6 +117,8 @@ def read_packed(packed: bytes) -> Packed:
         if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
             raise ValueError("its source is another than its index says")
         homes = dict(settings["dataset"].get("homes") or {})
+        if homes:
+            check_sent(settings)
         target = str(settings["dataset"].get("target", ""))
         return Packed(Code.of_bundle(bundle, settings), settings, homes, target)
     except KeyError as error:

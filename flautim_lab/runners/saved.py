@@ -61,14 +61,14 @@ def _run_saved(
     version = catalog.experiment(ref)
     project = "/".join(version.ref.split("/")[:2])
     net = catalog.model(version.model)
-    code = code_of(net, version.settings, len(version.datasets)).hash
+    data = [catalog.dataset(each).latest for each in version.datasets]
+    code = code_of(net, version.settings, data).hash
     for each in version.datasets:
         if not catalog.granted(each.partition("@")[0], project, code=code):
             raise NotAllowedError(
                 f"dataset {each} is not granted to project {project} for this code; ask one of "
                 "its institution's data owners for a grant"
             )
-    data = [catalog.dataset(each).latest for each in version.datasets]
     experiment = assemble(data, net, version.settings, version.name)
     where = on or version.settings.get("on", "local")
     if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.root is None:

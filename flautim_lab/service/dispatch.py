@@ -363,12 +363,14 @@ class Dispatch:
         if isinstance(workers, dict):
             workers = {spaces[each]: number for each, number in workers.items()}
         data = {spaces[home]: self._settings.data.get(home, "") for home in homes}
+        fewest = self._settings.fewest_rows
         chosen = wishes.model_dump(exclude={"institution", "workers", "project"})
         return institution, Cluster(
             workers=workers,
             namespace=spaces[institution],
             image=self._settings.image,
             data={space: claim for space, claim in data.items() if claim},
+            fewest_rows={spaces[home]: fewest[home] for home in homes if home in fewest},
             **chosen,
         )
 

@@ -35,6 +35,9 @@ class Settings:
         The name of each, by its key; the catalog has it from here.
     data : mapping of str to str
         The claim of the volume with its data, of each institution that has one, by its key.
+    fewest_rows : mapping of str to int
+        How few rows of them may be trained on, or validated on, together, of each institution that
+        says so, by its key.
     image : str
         Of run pods.
     prefix : str
@@ -54,6 +57,7 @@ class Settings:
     institutions: Mapping[str, str]
     names: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    fewest_rows: Mapping[str, int] = field(default_factory=dict)
     image: str = IMAGE
     prefix: str = f"/services/{NAME}"
     port: int = 8080
@@ -80,6 +84,11 @@ class Settings:
             institutions = {key: str(value["namespace"]) for key, value in told.items()}
             names = {key: str(value.get("name") or key) for key, value in told.items()}
             data = {key: str(value["data"]) for key, value in told.items() if value.get("data")}
+            fewest = {
+                key: int(value["fewest_rows"])
+                for key, value in told.items()
+                if "fewest_rows" in value
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path} ({INSTITUTIONS_VARIABLE}) is no list of institutions with a namespace "
@@ -98,6 +107,7 @@ class Settings:
             institutions,
             names,
             data,
+            fewest,
             os.environ.get(IMAGE_VARIABLE) or IMAGE,
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),
             int(port),

@@ -1,5 +1,8 @@
 """A project asks for a dataset with its code; the dataset's owner reads it, and decides."""
 
+import dataclasses
+import re
+
 import pytest
 import sqlalchemy as sa
 
@@ -11,12 +14,15 @@ from flautim_lab.errors import (
     NotAllowedError,
     NotFoundError,
 )
+from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.code import Code
 from tests.catalog.conftest import COLUMNS, NET
 
 DATA, PROJECT = "ifnmg/telemetry", "ufmg/vision"
-CODE = Code({"experiment.py": NET}, {"model": "experiment.py:Net"})
-OTHER = Code({"experiment.py": NET + "x = 1\n"}, {"model": "experiment.py:Net"})
+ROLES = {"model": "experiment.py:Net"}
+SETTINGS = {"rounds": 3}
+CODE = Code.of_bundle(Bundle({"experiment.py": NET}, ROLES), SETTINGS)
+OTHER = Code.of_bundle(Bundle({"experiment.py": NET + "x = 1\n"}, ROLES), SETTINGS)
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def save(catalog, name="First", dataset=DATA, **more):
 
 
 def ask(catalog, code=CODE, **more):
-    return catalog.ask_grant(DATA, PROJECT, code=code, settings={"rounds": 3}, **more)
+    return catalog.ask_grant(DATA, PROJECT, code=code, settings=SETTINGS, **more)
 
 
 def test_only_a_published_dataset_is_seen_from_elsewhere(people):
@@ -170,6 +176,35 @@ def test_what_cannot_be_asked_is_one_sentence(asking):
         asking.eva.answer_request(request.id, Answer.WITHDRAWN)
     with pytest.raises(NotFoundError, match="there is no request 99"):
         asking.eva.answer_request(99, Answer.NO)
+
+
+def hidden(**changes):
+    return dataclasses.replace(CODE, guards={**CODE.guards, **changes})
+
+
+def test_an_owner_is_shown_what_counts_as_it_is(asking):
+    for code, sentence in [
+        (hidden(validation=0.9), "says other settings than those that its owner is shown (valida"),
+        (hidden(clients=True, seed=9), "is shown (clients, seed); make it of both"),
+        (hidden(more=1), "(more)"),
+        (dataclasses.replace(CODE, guards={}), "(batch_size, centralized, class, "),
+    ]:
+        with pytest.raises(CatalogError, match=re.escape(sentence)):
+            ask(asking.ana, code)
+    code = Code.of_bundle(Bundle({"a.py": "# \ud800"}, {"model": "a.py:Net"}), SETTINGS)
+    with pytest.raises(CatalogError, match=r"has the character U\+D800|holds half of a character"):
+        ask(asking.ana, code)
+
+
+def test_settings_that_cannot_be_kept(asking):
+    for settings in ({"\0": 1}, {"a": "\ud83d"}, {"a": [{"b": "x\udfff"}]}):
+        code = Code.of_bundle(Bundle(CODE.files, ROLES), settings)
+        with pytest.raises(CatalogError, match="a character that cannot be kept"):
+            asking.ana.ask_grant(DATA, PROJECT, code=code, settings=settings)
+    emoji = {"model_args": {"name": "\U0001f600 \\u0000"}}
+    code = Code.of_bundle(Bundle(CODE.files, ROLES), emoji)
+    kept = asking.ana.ask_grant(DATA, PROJECT, code=code, settings=emoji)
+    assert kept.settings == emoji
 
 
 def test_several_institutions_train_one_experiment(asking):

@@ -72,19 +72,21 @@ def in_pod(api, pod, code):
     )
 
 
-def test_rows_on_volumes_of_two_namespaces(api, spaces, started, record_property):
+def test_rows_on_volumes_of_two_namespaces(api, spaces, started, record_property, tmp_path):
     whole = iris_frame()
     whole["home"] = [spaces[0]] * 60 + [spaces[1]] * 90
     homes = {}
     for name, rows in whole.groupby("home", sort=False):
-        keep_rows(api, name, rows.drop(columns="home").to_csv(index=False))
+        table = rows.drop(columns="home").to_csv(index=False)
+        keep_rows(api, name, table)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "iris.csv").write_text(table)
         homes[name] = "iris.csv"
     settings = {"rounds": 100, "seed": 3, "lr": 0.1}
-    table = lab.CSVDataset(whole, target="species", ignore=["home"])
-    expected = lab.run(
-        lab.Experiment(table, Net, partition=lab.by_column("home"), **settings)
-    ).wait()
     sample = whole.drop(columns="home").groupby("species").head(2)
+    paths = {name: f"{name}/iris.csv" for name in homes}
+    here = lab.HomeDataset(sample, target="species", homes=paths, root=str(tmp_path))
+    expected = lab.run(lab.Experiment(here, Net, **settings)).wait()
     made = lab.Experiment(lab.HomeDataset(sample, target="species", homes=homes), Net, **settings)
     run = started(
         made,

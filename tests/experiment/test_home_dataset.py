@@ -66,7 +66,7 @@ def test_a_worker_there_reads_its_own_rows_and_no_others(volume):
 
 
 def test_an_institution_with_several_clients_deals_its_rows_out(volume):
-    made = at_home(clients=6)
+    made = at_home(clients=6, validation=0.5)
     names = ("ufmg 1", "ufmg 2", "ufmg 3", "ifnmg 1", "ifnmg 2", "ifnmg 3")
     assert made.client_names == names
     held = []
@@ -75,11 +75,89 @@ def test_an_institution_with_several_clients_deals_its_rows_out(volume):
         held.append(np.concatenate([data._rows.train, data._rows.validation]))
     for first, rows in ((0, 60), (3, 90)):
         assert sorted(np.concatenate(held[first : first + 3])) == list(range(rows))
-    again = ClientData(at_home(clients=6), 2)
+    again = ClientData(at_home(clients=6, validation=0.5), 2)
     assert np.array_equal(again._rows.train, ClientData(made, 2)._rows.train)
     pd.read_csv(volume / "iris.csv").iloc[:5].to_csv(volume / "iris.csv", index=False)
     with pytest.raises(lab.DatasetError, match="5 rows cannot be dealt out among 3 clients"):
         ClientData(at_home(clients=6), 0)
+
+
+def split(client=0, **settings):
+    return ClientData(at_home(**settings), client)._rows
+
+
+def test_no_setting_chooses_which_rows_are_held_back_or_dealt_out(volume):
+    """Two runs never differ by rows that somebody chose."""
+    several = {"clients": 4, "validation": 0.5}
+    for client, settings in ((0, {}), (1, {}), (3, several)):
+        for seed in (1, 2, 77):
+            again = split(client, **settings, seed=seed)
+            assert np.array_equal(again.train, split(client, **settings).train)
+            assert np.array_equal(again.validation, split(client, **settings).validation)
+    # One row more to validate on is not one row less to train on: all are dealt anew.
+    held, more = (set(split(validation=share).validation) for share in (0.2, 0.21))
+    assert (len(held), len(more)) == (12, 13)
+    assert len(more - held) > 5
+    # Nor is a row that is added: another table is another split.
+    before = split().train
+    frame = pd.read_csv(volume / "iris.csv")
+    frame.iloc[::-1].to_csv(volume / "iris.csv", index=False)
+    assert not np.array_equal(split().train, before)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "settings", "sentence"),
+    [
+        (
+            "",
+            {"clients": 12},
+            "ufmg 1 has 8 rows to train on, and the rows of ufmg may be counted together from 10 "
+            "on; ask for fewer clients",
+        ),
+        ("", {"validation": 0.1}, "ufmg has 6 rows to validate on, and the rows of ufmg may be"),
+        ("", {"validation": 0.9}, "ufmg has 6 rows to train on"),
+        ("13", {}, "ufmg has 12 rows to validate on, and the rows of ufmg may be counted together"),
+        ("none", {}, "FLAUTIM_LAB_FEWEST_ROWS must be a whole number from 1, not 'none'"),
+        ("0", {}, "FLAUTIM_LAB_FEWEST_ROWS must be a whole number from 1, not '0'"),
+    ],
+)
+def test_so_few_rows_are_not_read_at_home(volume, monkeypatch, fewest, settings, sentence):
+    monkeypatch.setenv("FLAUTIM_LAB_FEWEST_ROWS", fewest)
+    with pytest.raises(lab.DatasetError, match=re.escape(sentence)):
+        ClientData(at_home(**settings), 0)
+
+
+def test_as_few_rows_as_their_keeper_allows_are_read(volume, monkeypatch):
+    assert ClientData(at_home(validation=0.0), 0).rows("train") == 60
+    monkeypatch.setenv("FLAUTIM_LAB_FEWEST_ROWS", "2")
+    assert ClientData(at_home(clients=12), 0).rows("validation") == 2
+
+
+def test_sums_tell_of_numbers_in_many_rows_alone(volume, monkeypatch):
+    frame = pd.read_csv(volume / "iris.csv").assign(kind=["a"] * 59 + ["b"])
+    frame.loc[:, "petal_width"] = [np.nan] * 40 + list(frame.petal_width[40:])
+    frame.to_csv(volume / "iris.csv", index=False)
+    rows = iris_frame().groupby("species").head(2).assign(kind=["a", "b"] * 3)
+    made = lab.Experiment(sample(rows, missing="mean"), TwoMore, rounds=1)
+    data = ClientData(made, 0)
+    named = dict(zip(made.dataset.feature_names, data.sums().total, strict=True))
+    assert named["sepal_length"] > 0
+    assert named["kind=a"] == named["kind=b"] == 0  # who is the one 'b' is not told
+    assert data.sums().scale().std[made.dataset.numeric.numpy()].all()
+    frame.loc[5:, "petal_width"] = np.nan
+    frame.loc[:5, "petal_width"] = 1.0
+    frame.to_csv(volume / "iris.csv", index=False)
+    made = lab.Experiment(sample(rows, missing="mean"), TwoMore, rounds=1)
+    with pytest.raises(lab.DatasetError, match=r"'petal_width' of ufmg has values in fewer than 1"):
+        ClientData(made, 0).sums()
+
+
+class TwoMore(Net):
+    """For four numbers and a column of two categories."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Linear(6, 3)
 
 
 def test_with_a_root_the_tables_are_read_here(volume, tmp_path, monkeypatch):

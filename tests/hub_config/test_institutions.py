@@ -45,11 +45,12 @@ def test_who_belongs_where(two):
 
 
 def test_an_owner_belongs_there_too_and_data_have_a_claim(written):
-    more = UFMG | {"owners": ["olga"], "data": "telemetry.v2"}
+    more = UFMG | {"owners": ["olga"], "data": "telemetry.v2", "fewest_rows": 50}
     told = read_institutions(written({"ufmg": more, "usp": {"name": "U", "namespace": "usp"}}))
     assert groups_of("olga", told) == ["ufmg"]
     assert users_of(told) == {"ana", "bruno", "olga"}
     assert (told["ufmg"].data, told["usp"].data) == ("telemetry.v2", None)
+    assert (told["ufmg"].fewest_rows, told["usp"].fewest_rows) == (50, None)
     assert told["usp"].users == ()
 
 
@@ -74,10 +75,12 @@ def test_sizes_and_bounds(written):
         ([], "must be a JSON object of institutions by their short names"),
         ({}, "must be a JSON object of institutions by their short names"),
         ({"UFMG": UFMG}, "'UFMG' must be named by at most 63 lowercase letters"),
-        ({"ufmg": "ana"}, "'ufmg' must have name and namespace, may have users, owners, data, p"),
+        ({"ufmg": "ana"}, "'ufmg' must have name and namespace, may have users, owners, data, f"),
         ({"ufmg": UFMG | {"gpu": 1}}, "'ufmg' must have name and namespace, .* and nothing else"),
         ({"ufmg": UFMG | {"owners": ["Ana"]}}, "has the user 'Ana'; write the name as 'ana'"),
         ({"ufmg": UFMG | {"data": "/data"}}, "a PersistentVolumeClaim as its data, not '/data'"),
+        ({"ufmg": UFMG | {"fewest_rows": 0}}, "a whole number from 1 as its fewest_rows, not 0"),
+        ({"ufmg": UFMG | {"fewest_rows": True}}, "from 1 as its fewest_rows, not True"),
         ({"ufmg": UFMG | {"limits": {"disk": 1}}}, "limits may have cpu, memory and gpu, and noth"),
         ({"ufmg": UFMG | {"limits": {"cpu": True}}}, "limits: CPU must be a number of cores"),
         ({"ufmg": UFMG | {"limits": {"memory": "8Gi"}}}, "limits: memory must be 512M or more, s"),

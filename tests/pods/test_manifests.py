@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kubernetes import client as k8s
 
-from flautim_lab.experiment.home_dataset import DATA_VARIABLE
+from flautim_lab.experiment.home_dataset import DATA_VARIABLE, FEWEST_VARIABLE
 from flautim_lab.pods import manifests
 from flautim_lab.pods.manifests import SERVER, WORKER, Resources, RunPods
 from flautim_lab.training.keys import make_worker_key
@@ -266,7 +266,7 @@ def test_gpus_and_where_to_run_are_asked_for_on_request():
 
 
 def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody():
-    run = dataclasses.replace(RUN, data={"ifnmg": "trips"})
+    run = dataclasses.replace(RUN, data={"ifnmg": "trips"}, fewest_rows={"ifnmg": 30})
     ufmg, ifnmg = (
         manifests.make_worker_job(run, space, 1, OWNER).spec.template.spec for space in run.workers
     )
@@ -276,7 +276,7 @@ def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody
     assert volume.persistent_volume_claim.claim_name == "trips"
     assert volume.persistent_volume_claim.read_only is True
     told = {each.name: each.value for each in ifnmg.containers[0].env}
-    assert told[DATA_VARIABLE] == "/flautim/data"
+    assert (told[DATA_VARIABLE], told[FEWEST_VARIABLE]) == ("/flautim/data", "30")
     for others in (ufmg, manifests.make_server_job(run, 1, OWNER).spec.template.spec):
         assert "data" not in [each.name for each in others.volumes]
         assert DATA_VARIABLE not in [each.name for each in others.containers[0].env]

@@ -30,6 +30,10 @@ from tests.federations import Net, experiment, iris_frame
             {"workers": {"ufmg": 1}, "data": {"ufmg": "No/claim"}},
             "the data of 'ufmg' must be the name of a PersistentVolumeClaim, not 'No/claim'",
         ),
+        (
+            {"fewest_rows": {"ufmg": 0}},
+            "fewest_rows of 'ufmg' must be a whole number from 1, not 0",
+        ),
         ({"hours": 0}, "hours must be a number above 0 and at most 720, not 0"),
     ],
 )

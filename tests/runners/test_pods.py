@@ -151,12 +151,11 @@ def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folde
         folders.data[name].mkdir()
         rows.drop(columns="home").to_csv(folders.data[name] / "iris.csv", index=False)
         homes[name] = "iris.csv"
-    table = lab.CSVDataset(whole, target="species", ignore=["home"])
     settings = {"rounds": 4, "seed": 3, "lr": 0.1}
-    expected = lab.run(
-        lab.Experiment(table, Net, partition=lab.by_column("home"), **settings)
-    ).wait()
     sample = whole.drop(columns="home").groupby("species").head(2)
+    paths = {name: f"{name}/iris.csv" for name in homes}
+    both = lab.HomeDataset(sample, target="species", homes=paths, root=str(tmp_path))
+    expected = lab.run(lab.Experiment(both, Net, **settings)).wait()
     made = lab.Experiment(lab.HomeDataset(sample, target="species", homes=homes), Net, **settings)
     # Two workers here, one there: no client is hosted where its rows are not.
     run, pods = start(

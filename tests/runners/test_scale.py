@@ -92,11 +92,11 @@ def test_rows_that_stay_at_home_stay_there_when_it_is_scaled(folders, watching, 
         folders.data[name].mkdir()
         rows.drop(columns="home").to_csv(folders.data[name] / "iris.csv", index=False)
         homes[name] = "iris.csv"
-    table = lab.CSVDataset(whole, target="species", ignore=["home"])
     settings = {"rounds": 100, "seed": 3, "lr": 0.1}
-    by_home = lab.by_column("home")
-    expected = lab.run(lab.Experiment(table, Net, partition=by_home, **settings)).wait()
     sample = whole.drop(columns="home").groupby("species").head(2)
+    paths = {name: f"{name}/iris.csv" for name in homes}
+    both = lab.HomeDataset(sample, target="species", homes=paths, root=str(tmp_path))
+    expected = lab.run(lab.Experiment(both, Net, **settings)).wait()
     made = lab.Experiment(lab.HomeDataset(sample, target="species", homes=homes), Net, **settings)
     data = {"here": "iris", "there": "iris"}
     run, pods = start(made, folders, workers={"here": 2, "there": 1}, data=data)

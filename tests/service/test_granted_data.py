@@ -35,7 +35,7 @@ class Net(nn.Module):
 @pytest.fixture
 def volumes(tmp_path, institutions):
     """A volume of each institution, which only its own workers see."""
-    told = {key: each | {"data": "tables"} for key, each in INSTITUTIONS.items()}
+    told = {key: each | {"data": "tables", "fewest_rows": 11} for key, each in INSTITUTIONS.items()}
     institutions.write_text(json.dumps(told))
     frame, folders = iris_frame(), {}
     for key, rows in (("ufmg", slice(0, None, 2)), ("ifnmg", slice(1, None, 2))):
@@ -82,7 +82,7 @@ def save(model=NET, **settings):
         model=net.ref,
         dataset=REFS[0],
         more_datasets=REFS[1:],
-        settings={"rounds": 3, "clients": 4, "seed": 7} | settings,
+        settings={"rounds": 3, "clients": 4, "seed": 7, "validation": 0.3} | settings,
     )
 
 

@@ -19,7 +19,8 @@ from flautim_lab.catalog.refs import read_ref
 from flautim_lab.catalog.schema import datasets, grant_requests
 from flautim_lab.catalog.things import Answer, GrantRequest, Page
 from flautim_lab.errors import BundleError, CatalogError, ConflictError
-from flautim_lab.experiment.code import Code
+from flautim_lab.experiment.bundle import Bundle
+from flautim_lab.experiment.code import Code, check_readable
 from flautim_lab.names import choose
 
 YES = (Answer.THIS_CODE, Answer.ANY_CODE)
@@ -60,6 +61,8 @@ class Requests(Runs, Grants):
                 )
             if experiment:
                 experiment, code, settings = self._saved(connection, experiment, shown, there)
+            else:
+                code = _of_settings(code, settings or {})
             kept = _kept(code, settings or {})
             if self._usable_row(connection, row, asked, kept["code"]) is not None:
                 raise CatalogError(
@@ -261,24 +264,47 @@ class Requests(Runs, Grants):
         )
 
 
-def _kept(code: Code | None, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return a code as the table keeps it."""
+def _of_settings(code: Code | None, settings: Mapping[str, Any]) -> Code:
+    """Return a code that was sent; refuse one that counts other settings than those shown."""
     if code is None:
         raise CatalogError("there is no code")
+    to_json(settings, "the settings")
+    to_json(code.guards, "the settings of the code")
+    for what, texts in (("file", code.files), ("role", code.references)):
+        for name, value in texts.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise CatalogError(f"the {what} {name!a} of the code must be text")
     try:
-        found = code.hash
-    except (BundleError, TypeError, ValueError) as error:
+        found = Code.of_bundle(Bundle(code.files, code.references), settings)
+        same = found.hash == code.hash
+    except BundleError as error:
         raise CatalogError(f"the code cannot be kept: {error}") from None
+    if not same:
+        sent, shown = (
+            {key: json.dumps(one) for key, one in each.items()}
+            for each in (code.guards, found.guards)
+        )
+        names = [name for name in {**sent, **shown} if sent.get(name) != shown.get(name)]
+        raise CatalogError(
+            f"the code says other settings than those that its owner is shown "
+            f"({', '.join(sorted(names))}); make it of both, with Code.of_bundle(bundle, settings)"
+        )
+    return found
+
+
+def _kept(code: Code, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return a code as the table keeps it; refuse one of which a reader would not see all."""
+    try:
+        check_readable(code)
+    except BundleError as error:
+        raise CatalogError(f"the code cannot be shown to the data's owner: {error}") from None
+    most = MOST_SETTINGS_CHARACTERS
     return {
-        "code": found,
+        "code": code.hash,
         "files": text(to_json(code.files, "the code"), "the code", MOST_SOURCE_CHARACTERS),
         "roles": text(to_json(code.references, "the code's roles"), "the code's roles"),
-        "guards": text(
-            to_json(code.guards, "the settings"), "the settings", MOST_SETTINGS_CHARACTERS
-        ),
-        "settings": text(
-            to_json(settings, "the settings"), "the settings", MOST_SETTINGS_CHARACTERS
-        ),
+        "guards": text(to_json(code.guards, "the settings"), "the settings", most),
+        "settings": text(to_json(settings, "the settings"), "the settings", most),
     }
 
 

@@ -13,6 +13,7 @@ from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import not_there, text
 from flautim_lab.catalog.local.experiments import Experiments
 from flautim_lab.catalog.local.more_datasets import read_more
+from flautim_lab.catalog.local.use_of_data import dataset_named
 from flautim_lab.catalog.local.uses import Uses
 from flautim_lab.catalog.refs import read_ref
 from flautim_lab.catalog.schema import (
@@ -74,7 +75,12 @@ class Runs(Uses, Experiments):
         asked = read_ref(version.model, 3)
         row = self._model_row(connection, asked, Action.SEE_WORK)
         model = self._model(connection, row.id, asked.version)
-        return code_of(model, version.settings, len(version.datasets))
+        data = []
+        for ref in version.datasets:  # shown or not: its schema is not told
+            named = read_ref(ref, 2)
+            found = connection.execute(dataset_named(named)).one()
+            data.append(self._dataset(connection, found.id, named.version).latest)
+        return code_of(model, version.settings, data)
 
     def runs(
         self,

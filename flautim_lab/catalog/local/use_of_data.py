@@ -39,7 +39,7 @@ class UseOfData(Audit):
         self, connection: sa.Connection, project: sa.Row[Any], ref: Ref, code: str | None = None
     ) -> sa.Row[Any] | None:
         """Return the row of a dataset that may be used in a project now, or None."""
-        query = _named(ref).where(self._usable(project, code))
+        query = dataset_named(ref).where(self._usable(project, code))
         return connection.execute(query).one_or_none()
 
     def _refuse_dataset(self, ref: Ref, project: sa.Row[Any], code: str = "") -> NoReturn:
@@ -59,7 +59,7 @@ class UseOfData(Audit):
         One of another institution is seen by all if it is published, else by who works in a
         project to which it was granted.
         """
-        row = connection.execute(_named(ref)).one_or_none()
+        row = connection.execute(dataset_named(ref)).one_or_none()
         shown = f"dataset {'/'.join(ref.keys)}"
         if row is None:
             raise not_there(shown)
@@ -87,7 +87,7 @@ class UseOfData(Audit):
         return connection.scalar(mine.limit(1)) is not None
 
 
-def _named(ref: Ref) -> sa.Select[Any]:
+def dataset_named(ref: Ref) -> sa.Select[Any]:
     """Return the query for the dataset that a reference names, with its institution's key."""
     return (
         sa.select(datasets, institutions.c.key.label("institution"))

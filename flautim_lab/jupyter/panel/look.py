@@ -34,7 +34,7 @@ STYLE = """<style>
  padding:8px 10px;margin:3px 0;width:100%;box-sizing:border-box}
 .lab-panel .lab-item .widget-html{flex:1 1 320px}
 .lab-panel .lab-code{background:var(--jp-layout-color2,#f3f3f3);padding:8px 12px;overflow-x:auto;
- white-space:pre;border-radius:4px;font-size:12px;line-height:1.4;user-select:text}
+ white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px;font-size:12px;line-height:1.4;user-select:text}
 .lab-panel .lab-code span{display:block}
 .lab-panel .lab-new{background:#dafbe1;color:#1f2328}
 .lab-panel .lab-gone{background:#ffebe9;color:#1f2328}

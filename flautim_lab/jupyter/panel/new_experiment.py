@@ -181,7 +181,7 @@ class NewExperiment:
 
     def _rows(self, data: list[DatasetVersion], net: ModelVersion, settings: dict[str, Any]) -> str:
         """Return on which rows an experiment is tried out: real ones once all are granted."""
-        hash_of_code = code_of(net, settings, len(data)).hash
+        hash_of_code = code_of(net, settings, data).hash
         home = self._project.partition("/")[0]
         refs = [each.ref.partition("@")[0] for each in data if each.number]  # not a new one
         granted = all(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from flautim_lab.catalog.things import GrantRequest
-from flautim_lab.experiment.code import difference
+from flautim_lab.experiment.code import Code, difference
 from flautim_lab.jupyter.panel.parts import table
 from flautim_lab.jupyter.panel.text import Text
 
@@ -17,6 +16,9 @@ _KINDS = {"+": "lab-new", "-": "lab-gone", "@": "lab-where"}
 
 def code_as_html(text: Text, request: GrantRequest) -> str:
     """Return the source and the settings of a request, and how they differ from the last yes.
+
+    Where the model and so on are defined is shown as a setting is; what may be changed without
+    another yes (:data:`~flautim_lab.experiment.code.FREE`) is among all settings alone.
 
     Parameters
     ----------
@@ -33,18 +35,31 @@ def code_as_html(text: Text, request: GrantRequest) -> str:
         changes = difference(request.before.files, request.code.files, "granted", "asked")
         parts.append(f"<div class='lab-name'>{escape(text('Since the last grant'))}</div>")
         parts.append(_lines(changes) if changes else _faint(text("The source is the same")))
-        parts.append(_settings(text, request.before_settings, request.settings))
+        parts.append(_changed(text, request.before, request.code))
     for name, source in request.code.files.items():
         parts.append(
             f"<details {'open' if request.before is None else ''}><summary>{escape(name)}</summary>"
             f"<pre class='lab-code'>{escape(source)}</pre></details>"
         )
-    rows = [[name, _shown(value)] for name, value in sorted(request.settings.items())]
     heads = [text("Setting"), text("Value")]
+    rows = [[name, _shown(value)] for (_, name), value in _counted(text, request.code).items()]
+    parts.append(
+        f"<details open><summary>{escape(text('What counts as code with it'))}</summary>"
+        f"{table(heads, rows)}</details>"
+    )
+    rows = [[name, _shown(value)] for name, value in sorted(request.settings.items())]
     parts.append(
         f"<details><summary>{escape(text('All settings'))}</summary>{table(heads, rows)}</details>"
     )
     return "".join(parts)
+
+
+def _counted(text: Text, code: Code) -> dict[tuple[int, str], Any]:
+    """Return what counts beside the source: where each role is defined, and then the settings."""
+    places = {
+        (0, text("Where the {role} is", role=role)): at for role, at in code.references.items()
+    }
+    return {**places, **{(1, name): value for name, value in sorted(code.guards.items())}}
 
 
 def _lines(changes: list[str]) -> str:
@@ -54,12 +69,13 @@ def _lines(changes: list[str]) -> str:
     return f"<pre class='lab-code'>{''.join(spans)}</pre>"
 
 
-def _settings(text: Text, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return the settings that are others than those of the last yes."""
+def _changed(text: Text, before: Code, after: Code) -> str:
+    """Return what counts beside the source and is another than in the last yes."""
+    granted, now = _counted(text, before), _counted(text, after)
     changed = [
-        [name, _shown(before.get(name)), _shown(after.get(name))]
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
+        [key[1], _shown(granted.get(key)), _shown(now.get(key))]
+        for key in sorted({**granted, **now})
+        if json.dumps(granted.get(key)) != json.dumps(now.get(key))
     ]
     if not changed:
         return _faint(text("The settings are the same"))

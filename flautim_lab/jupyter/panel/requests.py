@@ -111,7 +111,7 @@ class RequestsTab:
         return code.cell(
             f"first = {asked}.items[0]",
             "request = catalog.grant_request(first.id)",
-            "print(*request.code.files.values())",
+            "print(request.code)  # where the model is, the settings that count, and the source",
             "",
             "# Yes for this code, yes for 'any code' of the project, or 'no':",
             "catalog.answer_request(first.id, 'this code')",
