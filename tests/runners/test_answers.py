@@ -17,7 +17,8 @@ from flautim_lab.connection import Away
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.store import Records
 from flautim_lab.runners import service
-from flautim_lab.runners.cluster_watch import ClusterWatch, Line, TooLarge
+from flautim_lab.runners.cluster_line import Line, TooLarge
+from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.process_files import ProcessFolder
 from flautim_lab.runners.service import ServiceRun
 from flautim_lab.training.keys import make_server_files
