@@ -23,6 +23,7 @@ from flautim_lab.runners.cluster import ClusterRun
 
 TIMEOUT_SECONDS = 30.0  # of silence
 MOST_ANSWER_BYTES = 64 * 2**20
+MOST_CHARACTERS = 10_000  # of a message, which lists of runs show
 LARGEST = {"seq": 2**63, "round": 2**31, "client": 2**31}  # what the columns of records hold
 
 
@@ -142,7 +143,8 @@ def read_page(answer: bytes) -> Page:
             for name, largest in LARGEST.items():
                 if not -largest <= row[name] < largest:
                     raise ValueError(f"{name} is {row[name]}")
-        return Page(events, RunStatus(told["status"]), str(told["message"]), bool(told["more"]))
+        message = str(told["message"])[:MOST_CHARACTERS]
+        return Page(events, RunStatus(told["status"]), message, bool(told["more"]))
     except (
         ValueError,
         TypeError,

@@ -31,6 +31,7 @@ WAIT_SECONDS = 5.0  # that the server holds a question for events before it answ
 MOST_BYTES = 512 * 2**20  # of what a run leaves; code of users is in the pod that answers
 FETCH_SECONDS = 300.0  # that one file of it may take: others wait for their turn
 TURN_SECONDS = 1.0  # between looks whether a run that waits for its turn is to end
+PAUSE_SECONDS = 0.1  # after an answer without news
 RETRY_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
 STOP_SECONDS = 15.0  # that a server which cannot be reached is given to hear of a stop
@@ -147,6 +148,10 @@ class ClusterWatch:
         self._pass_on(line)
         page = read_page(line.ask("GET", f"/events?after={after}&wait={WAIT_SECONDS:g}"))
         self._records.append(self._id, page.events)
+        if not page.events and not page.status.over:
+            self._over.wait(
+                PAUSE_SECONDS
+            )  # one that does not hold the question is not asked on end
         if page.more:
             return None
         if page.status is RunStatus.STOPPED and not self._records.stop_requested(self._id):

@@ -56,6 +56,7 @@ class Dispatch:
         self._settings = settings
         self._catalogs = catalogs
         self._following: dict[str, threading.Thread] = {}
+        self._starting: set[str] = set()
         self._watches: dict[str, ClusterWatch] = {}
         self._turns = Turns()
         self._closed = threading.Event()
@@ -85,8 +86,8 @@ class Dispatch:
         self._closed.set()
 
     def following(self) -> list[str]:
-        """Return the ids of the runs that are followed now."""
-        return list(self._following)
+        """Return the ids of the runs that are followed now, or soon."""
+        return [*self._following, *self._starting]
 
     def end(self, run_id: str, message: str) -> None:
         """Remove the pods of a run that is followed, whatever its server does."""
@@ -121,29 +122,12 @@ class Dispatch:
             if known is not None:
                 return known
             self._check_under_way(caller)
-            if packed.homes:
-                self._admit(run_id, caller, asked.cluster.project, packed)
             run = ClusterRun(self._records.folder(run_id))
-            spaces = self._settings.institutions
-            homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
+            self._starting.add(run_id)
             try:
-                run.prepare(run_id, archive, asked.clients, cluster, homes)
-                for strike in asked.faults:
-                    faults.plan(run.folder, strike.fault())
-                self._records.create_run(
-                    run_id,
-                    name=asked.name,
-                    runner="cluster",
-                    rounds=asked.rounds,
-                    clients=asked.clients,
-                    settings=asked.settings | {"owner": caller.name, "institution": institution},
-                    plan=asked.plan,
-                    detached=True,
-                )
-            except BaseException:  # keys are in it, and no record tells of them
-                shutil.rmtree(run.folder.run_folder, ignore_errors=True)
-                self._catalogs.end_run(run_id, caller.name)
-                raise
+                self._note(run, run_id, caller, asked, packed, archive, institution, cluster)
+            finally:
+                self._starting.discard(run_id)
         try:
             run.make(run.api())
         except Unreachable:
@@ -154,6 +138,49 @@ class Dispatch:
         finally:
             self._follow(run_id)  # one that has failed too: it removes what was made
         return self._records.run(run_id)
+
+    def _note(
+        self,
+        run: ClusterRun,
+        run_id: str,
+        caller: Caller,
+        asked: Request,
+        packed: Packed,
+        archive: bytes,
+        institution: str,
+        cluster: Cluster,
+    ) -> None:
+        """Write down what is to be made: for data's owners first, then for the watch, then the run.
+
+        Raises
+        ------
+        FlautimError
+            If it may not be made, or not be written; nothing of it is left then but its id, where
+            data's owners were told of it.
+        """
+        if packed.homes:
+            self._admit(run_id, caller, asked.cluster.project, packed)
+        spaces = self._settings.institutions
+        homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
+        try:
+            run.prepare(run_id, archive, asked.clients, cluster, homes)
+            for strike in asked.faults:
+                faults.plan(run.folder, strike.fault())
+            self._records.create_run(
+                run_id,
+                name=asked.name,
+                runner="cluster",
+                rounds=asked.rounds,
+                clients=asked.clients,
+                settings=asked.settings | {"owner": caller.name, "institution": institution},
+                plan=asked.plan,
+                detached=True,
+            )
+        except BaseException:  # keys are in it, and no record tells of them
+            shutil.rmtree(run.folder.run_folder, ignore_errors=True)
+            with contextlib.suppress(FlautimError):  # else it is noted later: owners.py
+                self._catalogs.end_run(run_id, caller.name)
+            raise
 
     def strike(self, run_id: str, asked: Strike) -> None:
         """Strike a run's pods, now or when a round comes.

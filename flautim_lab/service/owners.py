@@ -25,7 +25,7 @@ class Runs(Protocol):
     """The runs that a service follows."""
 
     def following(self) -> list[str]:
-        """Return the ids of the runs that are followed now."""
+        """Return the ids of the runs that are followed now, or soon."""
 
     def say(self, run_id: str, message: str) -> None:
         """Tell the owner of a run something, unless the run has ended."""
