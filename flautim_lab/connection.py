@@ -118,7 +118,9 @@ class Service:
                 if not answer.is_success:
                     answer.read()
                 self._check(answer)
-                yield from EventSource(answer).iter_sse()
+                for told in EventSource(answer).iter_sse():
+                    if told.data:  # a sign of life is a comment, which httpx-sse tells as well
+                        yield told
         except httpx.HTTPError as error:
             raise self._away(error) from error
 

@@ -15,11 +15,17 @@ import flautim_lab as lab
 from flautim_lab.catalog import opening
 from flautim_lab.catalog.local import Actor, LocalCatalog
 from flautim_lab.catalog.things import Column, Role
-from flautim_lab.errors import CatalogUnavailableError, ConflictError, UsageError
+from flautim_lab.errors import (
+    CatalogUnavailableError,
+    ClusterError,
+    ConflictError,
+    RecordsError,
+    UsageError,
+)
 from flautim_lab.records.store import Records
 from flautim_lab.runners import cluster_watch
 from flautim_lab.runners.pod_files import pack
-from flautim_lab.service import owners
+from flautim_lab.service import dispatch, owners
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.dispatch import Dispatch
 from flautim_lab.service.owners import Owners
@@ -237,6 +243,78 @@ def test_whoever_does_not_end_when_asked_is_ended(
     assert uses(eva)[RUN].ended is not None
     assert secrets_of(RUN) == []
     assert not (Records.default().folder(RUN) / "model.safetensors").exists()
+
+
+def test_a_model_that_never_comes_is_given_up_and_keeps_nobody_waiting(
+    make, archive, cluster, hostile, monkeypatch
+):
+    monkeypatch.setattr(cluster_watch, "FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_watch, "RETRY_SECONDS", 0.01)
+    _, runs = hostile("drips its model"), make()
+    start(runs, archive)
+    wait_for(lambda: RUN not in runs.following())
+    record = Records.default().run(RUN)
+    assert (str(record.status), record.message) == (
+        "finished",
+        "its model.safetensors did not come within 0.2 s and was not fetched; its scale.json did "
+        "not come within 0.2 s and was not fetched",
+    )
+    assert cluster.removed == 1
+
+
+def test_records_that_are_away_lose_no_run(make, archive, cluster, hostile, monkeypatch):
+    """What a watch needs to remove the pods stays until they are removed."""
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.02)
+    server, runs = hostile("goes on"), make()
+    append, broken = Records.append, []
+
+    def away(self, run, events):
+        if len(broken) < 3:
+            broken.append(run)
+            raise RecordsError("the records are away")
+        return append(self, run, events)
+
+    monkeypatch.setattr(Records, "append", away)
+    start(runs, archive)
+    wait_for(lambda: len(broken) == 3)
+    asked = len(server.asked)
+    wait_for(lambda: len(server.asked) > asked + 3)
+    assert secrets_of(RUN)
+    assert not cluster.removed
+    runs.end(RUN, "enough")
+    wait_for(lambda: RUN not in runs.following())
+    assert (cluster.removed, secrets_of(RUN)) == (1, [])
+
+
+def test_what_was_lost_of_a_run_is_said_and_its_pods_go(make, archive, cluster, eva):
+    dead = make()
+    dead.close()
+    start(dead, archive)
+    for path in secrets_of(RUN):
+        path.unlink()
+    runs = make()
+    assert runs.go_on() == [RUN]
+    wait_for(lambda: RUN not in runs.following())
+    record = Records.default().run(RUN)
+    assert str(record.status) == "failed"
+    assert record.message == "what it was made from is lost; run the experiment again"
+    assert cluster.removed == 1
+    assert uses(eva)[RUN].ended is not None
+
+
+def test_pods_that_cannot_be_removed_are_said(make, archive, cluster, hostile, monkeypatch):
+    def refuses(_run):
+        raise ClusterError("you may not delete ConfigMap x")
+
+    monkeypatch.setattr(cluster, "remove", refuses)
+    server, runs = hostile("goes on"), make()
+    start(runs, archive)
+    wait_for(lambda: server.asked)
+    runs.end(RUN, "enough")
+    wait_for(lambda: RUN not in runs.following())
+    assert Records.default().run(RUN).message == (
+        "enough; its pods could not be removed: you may not delete ConfigMap x"
+    )
 
 
 def test_one_that_ends_when_asked_is_left_to_end(make, archive, eva, cluster):

@@ -49,7 +49,10 @@ class Uses(Datasets):
             )
 
     def stop_use(self, run_id: str) -> tuple[RunUse, ...]:
-        """Ask for the end of a run that reads one's institution's data; it ends in seconds."""
+        """Ask for the end of a run that reads one's institution's data.
+
+        It ends in seconds; one of a hub's service that does not loses its pods.
+        """
         with self._writing() as connection:
             query = _uses().where(run_uses.c.run_id == run_id).order_by(datasets.c.id)
             mine = [
