@@ -122,6 +122,17 @@ class Database(ABC):
         with self._plainly(), engine.begin() as connection:
             yield connection
 
+    def ask(self, connection: sa.Connection) -> None:
+        """Ask for nothing, by a connection of its own: whether it is still there.
+
+        Raises
+        ------
+        FlautimError
+            The class in ``error``: if it is not.
+        """
+        with self._plainly():
+            connection.execute(sa.select(1))
+
     def check(self) -> None:
         """Ask the database, and make sure that its tables are still those of this code.
 

@@ -113,6 +113,10 @@ def make_run_id(name: str, now: float | None = None) -> str:
     return f"r{stamp}-{slug(name)}-{secrets.token_hex(4)}"
 
 
+RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
+"""What :func:`make_run_id` makes."""
+
+
 def object_name(run_id: str) -> str:
     """Return a run's name for Kubernetes objects: short, so that there is room for a suffix.
 

@@ -208,7 +208,10 @@ class Catalog(Protocol):
         """Remove a dataset that no run used, or with ``@version`` that version."""
 
     def grants(self, *, dataset: str = "", project: str = "") -> tuple[Grant, ...]:
-        """Return the grants of a dataset, of a project, or of both, the newest first."""
+        """Return the grants of a dataset, of a project, or of both, the newest first.
+
+        Of a dataset its owners see all; anybody else those to projects that they may see.
+        """
 
     def give_grant(self, dataset: str, project: str, *, until: float | None = None) -> Grant:
         """Let a project use a dataset; instead of a grant of the two that is there already."""
@@ -359,7 +362,10 @@ class Catalog(Protocol):
         """Return the runs that read an institution's datasets, or one of them, newest first."""
 
     def stop_use(self, run_id: str) -> tuple[RunUse, ...]:
-        """Ask for the end of a run that reads one's institution's data; it ends in seconds."""
+        """Ask for the end of a run that reads one's institution's data.
+
+        It ends in seconds; one of a hub's service that does not loses its pods.
+        """
 
     def audit(
         self, institution: str, *, page: int = 1, per_page: int = PER_PAGE

@@ -22,7 +22,7 @@ from kubernetes import stream as k8s_stream
 
 from flautim_lab.errors import ClusterError
 from flautim_lab.pods import access, manifests
-from flautim_lab.pods.follow import INDEX_LABEL, Follower
+from flautim_lab.pods.follow import INDEX_LABEL, NOT_MADE, Follower
 from flautim_lab.pods.found import FoundRun, find_runs
 from flautim_lab.pods.manifests import RUN_LABEL, SERVER, WORKER, RunPods
 from flautim_lab.pods.sentences import refusal
@@ -424,6 +424,21 @@ class Api:
                 if error.status == 404:
                     return None
                 raise
+
+    def refusals(self, job: str, namespace: str) -> list[Any]:
+        """Return the events that tell why pods of a job were not made, in no order.
+
+        Raises
+        ------
+        ClusterError
+            If they cannot be read now.
+        """
+        kind = f"involvedObject.kind=Job,involvedObject.name={job},reason={NOT_MADE}"
+        with _refusals(f"read what happened to Job {job}"):
+            found = self._core.list_namespaced_event(namespace, field_selector=kind).items
+        return [
+            each for each in found if each.reason == NOT_MADE and each.involved_object.name == job
+        ]
 
     def failure(self, run: RunPods) -> str:
         """Return why the server's job has failed, or "" while it has not."""

@@ -29,6 +29,8 @@ GONE = 410  # the API server has forgotten so old a version
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL = "batch.kubernetes.io/job-name"
 
+NOT_MADE = "FailedCreate"  # the reason of an event: a Job was accepted, and a pod of it was not
+
 ROLES = (SERVER, WORKER)
 #: How many pods took the place of another since this process began, by their role.
 replaced: Counter[str] = Counter()
@@ -81,7 +83,7 @@ class Follower:
         """Start the watches, each in a thread of its own."""
         ours = {"label_selector": f"{RUN_LABEL}={self._run.name}"}
         # A Job is accepted and its pods are refused: only an event of the Job tells of it.
-        refusals = {"field_selector": "involvedObject.kind=Job,reason=FailedCreate"}
+        refusals = {"field_selector": f"involvedObject.kind=Job,reason={NOT_MADE}"}
         # Nor does a pod's status tell of a volume that is held elsewhere, or of a broken node.
         starts = {"field_selector": "involvedObject.kind=Pod,type=Warning"}
         watched = (

@@ -13,6 +13,7 @@ A point's pod holds no credential, of the cluster or of ours; what it made is re
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from kubernetes import client as k8s
 from flautim_lab.pods import manifests
 from flautim_lab.pods.follow import INDEX_LABEL
 from flautim_lab.pods.manifests import POINT, RunPods
-from flautim_lab.pods.sentences import trouble
+from flautim_lab.pods.sentences import refused, trouble
 
 if TYPE_CHECKING:
     from flautim_lab.pods.api import Api
@@ -64,11 +65,14 @@ class JobState:
         Their indexes.
     over : str
         Why no other point will be begun, "" while some may.
+    missing : bool
+        Whether there are fewer pods than there should be now.
     """
 
     finished: frozenset[int]
     failed: frozenset[int]
     over: str
+    missing: bool = False
 
 
 def make_points(api: Api, run: RunPods, archive: bytes, number: int, jobs: int, tries: int) -> None:
@@ -185,11 +189,45 @@ def state_of(api: Api, run: RunPods) -> JobState:
             over = "its job has ended"
         elif condition.type == "Failed" and condition.status == "True":
             over = f"its job ended: {condition.message or condition.reason}"
+    finished = indexes(status and status.completed_indexes)
+    failed = indexes(status and status.failed_indexes)
+    left = (job.spec.completions or 0) - len(finished | failed)
+    active = (status and status.active) or 0
     return JobState(
-        indexes(status and status.completed_indexes),
-        indexes(status and status.failed_indexes),
-        over,
+        finished, failed, over, not over and active < min(job.spec.parallelism or 0, left)
     )
+
+
+def why_missing(api: Api, run: RunPods, pods: Sequence[PointPod]) -> str:
+    """Return why pods of a batch are not made, "" where the cluster tells of nothing.
+
+    Parameters
+    ----------
+    api : Api
+    run : RunPods
+        Of the batch.
+    pods : sequence of PointPod
+        Those that there are: what was refused before the newest was made is refused no more.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster cannot be asked now.
+    """
+    told = [
+        (_time_of(each), each.message) for each in api.refusals(f"{run.name}-points", run.namespace)
+    ]
+    last, message = max(told, default=(0.0, ""), key=lambda each: each[0])
+    if not told or any(pod.created > last for pod in pods):
+        return ""
+    return refused(POINT, run.namespace, message)
+
+
+def _time_of(event: Any) -> float:
+    """Return when an event happened last, in seconds since 1970."""
+    last = event.series and event.series.last_observed_time
+    times = (last, event.last_timestamp, event.event_time, event.metadata.creation_timestamp)
+    return float(next((each.timestamp() for each in times if each is not None), 0.0))
 
 
 def indexes(text: str | None) -> frozenset[int]:

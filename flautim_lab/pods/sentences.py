@@ -8,6 +8,12 @@ IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 START_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # of events
 LONGEST = 200  # characters of what a node says; it tends to repeat itself
 SIGNALLED = (137, 143)  # exit statuses of a pod that was killed or asked to end: no word of its own
+#: The pods of a Job, by their role, and of what fewer can be asked for.
+PODS = {
+    "server": ("the run's server", "workers"),
+    "worker": ("all of the run's workers", "workers"),
+    "point": ("all of the batch's jobs", "jobs"),
+}
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -109,18 +115,18 @@ def refused(role: str, namespace: str, message: str | None) -> str:
 
     Parameters
     ----------
-    role : {"server", "worker"}
+    role : {"server", "worker", "point"}
     namespace : str
     message : str
         Of the Job's event, such as "Error creating: pods "..." is forbidden: exceeded quota: ...".
     """
     said = _clean(message).removeprefix("Error creating: ")
-    who = "the run's server" if role == "server" else "all of the run's workers"
+    who, fewer = PODS[role]
     if "exceeded quota" in said:
         quota = said[said.index("exceeded quota") :]
         return (
             f"there is no room for {who} in the quota of {namespace} ({quota}); ask for less cpu "
-            "or memory or for fewer workers, wait until there is room, or ask who runs the "
+            f"or memory or for fewer {fewer}, wait until there is room, or ask who runs the "
             "cluster for a larger quota"
         )
     return f"the cluster refuses pods for {who} in {namespace}: {said}; ask who runs it"

@@ -22,7 +22,7 @@ from flautim_lab.database_rows import (
     rows_of,
     tables_of,
 )
-from flautim_lab.errors import BackupError
+from flautim_lab.errors import BackupError, FlautimError
 from flautim_lab.names import count
 from flautim_lab.runners import databases
 from flautim_lab.runners.backup_file import Reader, written
@@ -109,8 +109,10 @@ def check(path: Path) -> dict[str, int]:
 def restore(path: Path, *, replace: bool = False) -> dict[str, int]:
     """Put the rows of a backup into catalog and records: all of them, or none.
 
-    A backup of an older version is brought to the tables of this one. Nobody else should use the
-    databases meanwhile.
+    Both are written whole before the first is committed. Two databases have no commit in common: if
+    the second is lost in that moment, the error says what is where, and the same once more, with
+    ``replace``, mends it. A backup of an older version is brought to the tables of this one. Nobody
+    else should use the databases meanwhile.
 
     Parameters
     ----------
@@ -132,13 +134,7 @@ def restore(path: Path, *, replace: bool = False) -> dict[str, int]:
         If a database cannot be written.
     """
     check(path)  # all of it, before anything is changed
-    with databases.both(apart=False) as opened, contextlib.ExitStack() as stack:
-        connections: dict[str, Any] = {}
-        for each in opened:
-            if connections and _one(opened):
-                connections[each.what] = next(iter(connections.values()))
-            else:
-                connections[each.what] = stack.enter_context(each.writing())
+    with databases.both(apart=False) as opened, _writing(path, opened) as connections:
         for each in opened:
             there = count_rows(connections[each.what], each)
             if any(there.values()) and not replace:
@@ -166,6 +162,36 @@ def restore(path: Path, *, replace: bool = False) -> dict[str, int]:
         for tables_there in restoring.values():
             tables_there.finish()
     return reader.rows
+
+
+@contextlib.contextmanager
+def _writing(path: Path, opened: Sequence[Database]) -> Iterator[dict[str, Any]]:
+    """Give a connection to each database, by what it holds; all that is done by them is stored.
+
+    Raises
+    ------
+    BackupError
+        If one was stored, and the other was lost in that moment.
+    """
+    first, second = opened
+    if _one(opened):
+        with first.writing() as connection:
+            yield {each.what: connection for each in opened}
+        return
+    stored = False
+    try:
+        with first.writing() as one:
+            with second.writing() as other:
+                yield {first.what: one, second.what: other}
+                first.ask(one)  # before the other is stored, which nothing takes back
+            stored = True
+    except FlautimError as error:
+        if not stored:
+            raise
+        raise BackupError(
+            f"the {second.what} were restored, and the {first.what} in {first.where} is as it was: "
+            f"{error}; restore {path} again with --replace before anybody uses them"
+        ) from error
 
 
 def _one(opened: Sequence[Database]) -> bool:

@@ -12,7 +12,7 @@ from flautim_lab.names import choose
 from flautim_lab.runners import faults
 from flautim_lab.runners.chaos import HALF, Chaos
 from flautim_lab.runners.cluster import BEGUN, ClusterRun
-from flautim_lab.runners.cluster_watch import line_to
+from flautim_lab.runners.cluster_line import line_to
 from flautim_lab.runners.service import ServiceRun
 
 if TYPE_CHECKING:

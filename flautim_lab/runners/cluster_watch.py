@@ -12,27 +12,26 @@ import contextlib
 import http.client
 import json
 import logging
-import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from flautim_lab.errors import ClusterError, RecordsError, RunNotFoundError
-from flautim_lab.pods.api import Api, Unreachable
-from flautim_lab.pods.manifests import API_PORT
+from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.artifacts import write_atomic
-from flautim_lab.records.event import Event, RunStatus
+from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.cluster import ClusterRun
+from flautim_lab.runners.cluster_line import Line, Refused, TooLarge, read_page
 from flautim_lab.runners.pod_api import FILES
 
 WAIT_SECONDS = 5.0  # that the server holds a question for events before it answers "none yet"
-TIMEOUT_SECONDS = 30.0
 MOST_BYTES = 512 * 2**20  # of what a run leaves; code of users is in the pod that answers
-MOST_ANSWER_BYTES = 64 * 2**20  # of any other answer
+FETCH_SECONDS = 300.0  # that one file of it may take: others wait for their turn
+TURN_SECONDS = 1.0  # between looks whether a run that waits for its turn is to end
+PAUSE_SECONDS = 0.1  # after an answer without news
 RETRY_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
 STOP_SECONDS = 15.0  # that a server which cannot be reached is given to hear of a stop
@@ -42,50 +41,6 @@ AWAY_SECONDS = 2.0  # between looks whether the cluster answers again
 
 _log = logging.getLogger(__name__)
 _fetching = threading.Lock()  # of several runs that end together: each model is in memory
-
-
-class TooLarge(http.client.HTTPException):
-    """An answer of more bytes than are taken."""
-
-
-class Line(http.client.HTTPSConnection):
-    """An HTTPS connection to the run's server through the API server; the TLS is end to end."""
-
-    def __init__(self, api: Api, run: ClusterRun) -> None:
-        authority = str(run.folder.tls / "authority.pem")
-        self._tls = ssl.create_default_context(cafile=authority)
-        super().__init__("localhost", API_PORT, timeout=TIMEOUT_SECONDS, context=self._tls)
-        self._api = api
-        self._pods = run.pods()
-        self._token = (run.folder.tls / "token").read_text(encoding="ascii")
-
-    def connect(self) -> None:
-        """Connect by port-forward."""
-        plain = self._api.forward(self._pods, API_PORT)
-        plain.settimeout(TIMEOUT_SECONDS)
-        self.sock = self._tls.wrap_socket(plain, server_hostname="localhost")
-
-    def ask(
-        self, method: str, path: str, body: Any = None, most_bytes: int = MOST_ANSWER_BYTES
-    ) -> bytes:
-        """Return an answer's body.
-
-        Raises
-        ------
-        OSError, http.client.HTTPException
-            If the server is not there, refuses, or answers with more bytes than these.
-        """
-        content = None if body is None else json.dumps(body)
-        headers = {"Authorization": f"Bearer {self._token}"}
-        self.request(method, path, content, headers)
-        response = self.getresponse()
-        answer = response.read(most_bytes + 1)
-        if len(answer) > most_bytes:
-            self.close()  # the rest is not read; the next question connects again
-            raise TooLarge(f"{path}: more than {most_bytes} bytes")
-        if response.status != 200:
-            raise http.client.HTTPException(f"{path}: {response.status}")
-        return answer
 
 
 class ClusterWatch:
@@ -112,71 +67,100 @@ class ClusterWatch:
         self._lost: dict[str, str] = {}
         self._error = ""
         self._outcome = run.folder.path / "outcome.json"
+        self._line: Line | None = None
+        self._ending = ""
+        self._too_slow: dict[str, str] = {}
+
+    def end(self, message: str) -> None:
+        """End the run, whatever its server does or says: its objects are removed.
+
+        From any thread; once more changes nothing.
+
+        Parameters
+        ----------
+        message : str
+            Why, for the run's reader.
+        """
+        self._ending = self._ending or message
+        if (line := self._line) is not None:
+            line.cut()
 
     def run(self) -> None:
-        """Follow the run; then fetch what it leaves, and remove its objects."""
+        """Follow the run; then fetch what it leaves, and remove its objects.
+
+        Where something else breaks (the records are away), it leaves by its error, and all that
+        another watch needs stays.
+        """
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
         try:
-            if self._records.run(self._id).status.over:
-                # What was ended here without the cluster having heard of it.
-                self._remove()
-                return
-            if (decided := self._decided()) is not None:
-                self._remove_and_end(*decided)
-                return
-            if not self._make():
-                self._remove_and_end(RunStatus.STOPPED, "stopped before it had begun")
-                return
-            self._api.follow(self._pods, self._say, self._lose, self._over)
-            outcome = self._follow()
-            self._remove_and_end(*outcome)
+            self._run_to_its_end()
         except RunNotFoundError:
             self._remove()  # somebody removed the records while it was running
+        except FileNotFoundError:
+            lost = "what it was made from is lost; run the experiment again"
+            self._remove_and_end(RunStatus.FAILED, lost)
         except ClusterError as error:
-            self._end(RunStatus.FAILED, str(error))
+            self._remove_and_end(RunStatus.FAILED, str(error))
         finally:
             self._over.set()
-            self._run.clean()
+        self._run.clean()
+
+    def _run_to_its_end(self) -> None:
+        if self._records.run(self._id).status.over:
+            # What was ended here without the cluster having heard of it.
+            self._remove()
+        elif (decided := self._decided()) is not None:
+            self._remove_and_end(*decided)
+        elif not self._make():
+            self._remove_and_end(RunStatus.STOPPED, "stopped before it had begun")
+        else:
+            self._api.follow(self._pods, self._say, self._lose, self._over)
+            self._remove_and_end(*self._follow())
 
     def _follow(self) -> tuple[RunStatus, str]:
         """Fetch events until the run has ended; returns how."""
         while True:
             try:
                 with contextlib.closing(Line(self._api, self._run)) as line:
+                    self._line = line  # before it is asked whether the run is to end
                     while True:
-                        outcome = self._poll(line)
+                        outcome = self._ended_from_here() or self._poll(line)
+                        if outcome is not None and self._ending:
+                            return outcome
                         if outcome is not None:
                             status, message = outcome
                             left_out = self._fetch(line)
                             line.ask("POST", "/collected")
                             return status, "; ".join(filter(None, [message, *left_out]))
             except (OSError, http.client.HTTPException, ClusterError) as error:
-                outcome = self._away(error)
+                outcome = self._ended_from_here() or self._away(error)
                 if outcome is not None:
                     return outcome
                 time.sleep(RETRY_SECONDS)
+
+    def _ended_from_here(self) -> tuple[RunStatus, str] | None:
+        """Return how the run ended, if it is to end whatever its server says."""
+        return (RunStatus.STOPPED, self._ending) if self._ending else None
 
     def _poll(self, line: Line) -> tuple[RunStatus, str] | None:
         """Store what is new; returns how the run has ended, if it has."""
         after = self._records.last_seq(self._id)
         self._pass_on(line)
-        answer = line.ask("GET", f"/events?after={after}&wait={WAIT_SECONDS:g}")
-        try:
-            state = json.loads(answer)
-            events = [Event(*values) for values in state["events"]]
-            status = RunStatus(state["status"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise http.client.HTTPException(f"an answer that is none ({error})") from error
-        self._records.append(self._id, events)
-        if state["more"]:
+        page = read_page(line.ask("GET", f"/events?after={after}&wait={WAIT_SECONDS:g}"))
+        self._records.append(self._id, page.events)
+        if not page.events and not page.status.over:
+            self._over.wait(
+                PAUSE_SECONDS
+            )  # one that does not hold the question is not asked on end
+        if page.more:
             return None
-        if status is RunStatus.STOPPED and not self._records.stop_requested(self._id):
-            return RunStatus.FAILED, f"{self._hopeless()}; {state['message']}".lstrip("; ")
-        if status.over:
-            return status, state["message"]
+        if page.status is RunStatus.STOPPED and not self._records.stop_requested(self._id):
+            return RunStatus.FAILED, f"{self._hopeless()}; {page.message}".lstrip("; ")
+        if page.status.over:
+            return page.status, page.message
         known = self._records.run(self._id)
-        if known.status is not status and status is RunStatus.RUNNING:
-            self._records.set_status(self._id, status, message=self._now())
+        if known.status is not page.status and page.status is RunStatus.RUNNING:
+            self._records.set_status(self._id, page.status, message=self._now())
         return None
 
     def _pass_on(self, line: Line) -> None:
@@ -231,17 +215,39 @@ class ClusterWatch:
         """
         left_out = []
         for name in FILES:
+            if name in self._too_slow:
+                left_out.append(self._too_slow[name])
+                continue
+            began = time.monotonic()
             try:
-                with _fetching:
+                with self._turn(), line.within(FETCH_SECONDS):
+                    began = time.monotonic()
                     content = line.ask("GET", f"/files/{name}", most_bytes=MOST_BYTES)
                     write_atomic(self._run.folder.run_folder / name, content)
             except TooLarge:
                 left_out.append(
                     f"its {name} is larger than {MOST_BYTES // 2**20} MiB and was not fetched"
                 )
-            except http.client.HTTPException:
+            except Refused:
                 continue  # the run has none
+            except (OSError, http.client.HTTPException):
+                if time.monotonic() - began >= FETCH_SECONDS:
+                    self._too_slow[name] = (
+                        f"its {name} did not come within {FETCH_SECONDS:g} s and was not fetched"
+                    )
+                raise  # it is asked again, without that one
         return left_out
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for the turn to fetch; an end from here is not kept waiting."""
+        while not _fetching.acquire(timeout=TURN_SECONDS):
+            if self._ending:
+                raise OSError("the run is to end")
+        try:
+            yield
+        finally:
+            _fetching.release()
 
     def _make(self) -> bool:
         """Make what is not there, as soon as the cluster answers; False if a stop comes first."""
@@ -274,16 +280,14 @@ class ClusterWatch:
 
     def _remove_and_end(self, status: RunStatus, message: str) -> None:
         write_atomic(self._outcome, json.dumps([status, message]).encode())
-        left: list[str] = []
-        with contextlib.suppress(ClusterError):
-            left = self._remove()
-        if left:
-            message = f"{message}; pods that did not end: {', '.join(left)}".lstrip("; ")
-        self._end(status, message)
-
-    def _end(self, status: RunStatus, message: str) -> None:
-        with contextlib.suppress(RecordsError):
-            self._records.set_status(self._id, status, message=message)
+        try:
+            if left := self._remove():
+                message = f"{message}; pods that did not end: {', '.join(left)}".lstrip("; ")
+        except ClusterError as error:
+            message = f"{message}; its pods could not be removed: {error}".lstrip("; ")
+        with contextlib.suppress(RunNotFoundError):
+            if not self._records.run(self._id).status.over:
+                self._records.set_status(self._id, status, message=message)
 
     # --- from other threads -------------------------------------------------------------------
 
@@ -319,22 +323,6 @@ class ClusterWatch:
         while not self._over.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(RecordsError):
                 self._records.heartbeat(self._id)
-
-
-@contextlib.contextmanager
-def line_to(run: ClusterRun) -> Iterator[Line]:
-    """Yield a connection to a run's server, for those who strike it.
-
-    Raises
-    ------
-    ClusterError
-        If the server cannot be reached now.
-    """
-    try:
-        with contextlib.closing(Line(run.api(), run)) as line:
-            yield line
-    except (OSError, http.client.HTTPException) as error:
-        raise ClusterError(f"the run's server cannot be reached now ({error})") from error
 
 
 def main(run_folder: Path) -> int:

@@ -72,7 +72,7 @@ def scale_pods(run: ClusterRun, workers: int | Mapping[str, int]) -> str:
     ClusterError
         If the cluster or the run's server cannot be reached now, or refuses.
     """
-    from flautim_lab.runners.cluster_watch import line_to
+    from flautim_lab.runners.cluster_line import line_to
 
     pods, api = run.pods(), run.api()
     now = api.workers(pods)

@@ -36,12 +36,13 @@ from fastapi.responses import FileResponse
 from flautim_lab.errors import RunNotFoundError
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES
-from flautim_lab.service import access, dispatch
+from flautim_lab.service import access, run_request
 from flautim_lab.service.access import Action, Role
 from flautim_lab.service.batch_routes import batch_router
 from flautim_lab.service.batches import Batches
 from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
+from flautim_lab.service.dispatch import Dispatch
 from flautim_lab.service.hub import Caller, Hub
 from flautim_lab.service.metrics import Measured, Metrics
 from flautim_lab.service.places import places_router
@@ -75,7 +76,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
         Who knows the users.
     catalogs : Catalogs
     """
-    runs = dispatch.Dispatch(records, settings, catalogs)
+    runs = Dispatch(records, settings, catalogs)
     readers, batches = Readers(records), Batches(settings)
 
     @asynccontextmanager
@@ -110,7 +111,7 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     return app
 
 
-def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIRouter:
+def _routes(records: Records, runs: Dispatch, readers: Readers) -> APIRouter:
     router = APIRouter()
     starting = asyncio.Semaphore(MOST_STARTING)
     # One at a time of each user, so that nobody keeps all others from starting by sending slowly.
@@ -144,7 +145,7 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.put("/runs/{run_id}")
     async def start(run_id: str, request: Request, who: Who) -> dict[str, Any]:
         async with turns.setdefault(who.name, asyncio.Lock()), starting:
-            asked = await read_large(request, dispatch.Request)
+            asked = await read_large(request, run_request.Request)
             # Threads of their own: a cluster that is slow must not keep others from their events.
             loop = asyncio.get_running_loop()
             record = await loop.run_in_executor(threads, _start, runs, run_id, who, asked)
@@ -183,12 +184,12 @@ def _routes(records: Records, runs: dispatch.Dispatch, readers: Readers) -> APIR
     @router.post("/runs/{run_id}/faults")
     async def strike(run_id: str, request: Request, who: Who) -> dict[str, bool]:
         await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
-        asked = await read(request, dispatch.Strike, MOST_STRIKE_BYTES)
+        asked = await read(request, run_request.Strike, MOST_STRIKE_BYTES)
         await asyncio.to_thread(runs.strike, run_id, asked)
         return {"struck": True}
 
     @router.post("/runs/{run_id}/scale")
-    async def scale(run_id: str, asked: dispatch.Scaling, who: Who) -> dict[str, str]:
+    async def scale(run_id: str, asked: run_request.Scaling, who: Who) -> dict[str, str]:
         record = await asyncio.to_thread(allowed, run_id, who, Action.CHANGE)
         return {"done": await asyncio.to_thread(runs.scale, record, who, asked.workers)}
 
@@ -214,7 +215,7 @@ def _shown(record: RunRecord) -> dict[str, Any]:
     return told
 
 
-def _start(runs: dispatch.Dispatch, run_id: str, who: Caller, asked: dispatch.Request) -> RunRecord:
+def _start(runs: Dispatch, run_id: str, who: Caller, asked: run_request.Request) -> RunRecord:
     """Start a run whose experiment is in base64."""
     archive = archive_of(asked)
     return runs.start(run_id, who, asked, archive)

@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flautim_lab.errors import ClusterError, ExperimentError, FlautimError
 from flautim_lab.home import home, private_folder
-from flautim_lab.names import count
+from flautim_lab.names import RUN_ID, count
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.runners.cluster import Cluster
 from flautim_lab.runners.rerun.place import Seen, look_at, point_pods, result_of
-from flautim_lab.service.dispatch import ARCHIVE_START, RUN_ID
+from flautim_lab.service.dispatch import ARCHIVE_START
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.membership import home_of
 from flautim_lab.service.settings import Settings

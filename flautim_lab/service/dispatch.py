@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import shutil
 import threading
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from flautim_lab.errors import ClusterError, ExperimentError, FlautimError, RunNotFoundError
-from flautim_lab.names import count, object_name
+from flautim_lab.names import RUN_ID, count, object_name
 from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.removal import remove_run, sweep
@@ -29,83 +25,18 @@ from flautim_lab.runners.scale import scale
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.membership import check_member, home_of
+from flautim_lab.service.owners import Owners
+from flautim_lab.service.run_request import Request, Strike, Wishes
 from flautim_lab.service.settings import Settings
 from flautim_lab.service.turns import Turns
 
-RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
-OBEY_SECONDS = 2.0  # between looks whether a data owner asked for a run's end
-MOST_CLIENTS = 100_000
-MOST_ROUNDS = 10**9
-MOST_FAULTS = 100  # that are planned before the start: each is a file, and part of a ConfigMap
 MOST_DETAILS = 2**20  # characters of settings and plan as JSON, which every list of runs reads
 MOST_UNDER_WAY = 20  # runs of one user
 ARCHIVE_START = b"\x1f\x8b"  # gzip's
 
 
 _log = logging.getLogger(__name__)
-
-
-class Wishes(BaseModel):
-    """What a user may choose of where a run goes, as in :class:`Cluster`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    institution: str | None = None
-    workers: int | dict[str, int] = 2
-    cpu: str = "1"
-    memory: str = "1Gi"
-    gpu: int = 0
-    server_cpu: str = "1"
-    server_memory: str = "1Gi"
-    storage: str = "1Gi"
-    hours: float = 24.0
-    project: str | None = None
-
-
-class Strike(BaseModel):
-    """A fault that is asked for, see ``runners/faults.py``; one with a time is struck now."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str = Field(pattern="^[0-9a-f]{32}$")
-    action: Literal["kill"]
-    targets: list[Annotated[str, Field(max_length=20)]] = Field(min_length=1, max_length=1000)
-    seconds: float = Field(default=0.0, allow_inf_nan=False)
-    round: int = Field(ge=0, le=MOST_ROUNDS)
-    moment: str = Field(default="training", max_length=20)
-    time: float = Field(default=0.0, allow_inf_nan=False)
-
-    def fault(self) -> faults.Fault:
-        """Return it as the runners have it."""
-        return faults.from_dict(self.model_dump())
-
-
-class Request(BaseModel):
-    """One run that is asked for.
-
-    ``archive`` is the experiment in base64 (``runners/pod_files.py``). The service reads what is in
-    it and hands it to the pods; code of users runs in their pods alone.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(max_length=200)
-    rounds: int = Field(ge=1, le=MOST_ROUNDS)
-    clients: int = Field(ge=1, le=MOST_CLIENTS)
-    settings: dict[str, Any]
-    plan: dict[str, Any]
-    cluster: Wishes
-    archive: str
-    faults: list[Strike] = Field(default=[], max_length=MOST_FAULTS)
-
-
-class Scaling(BaseModel):
-    """How many workers a run is to have: in all, or of each institution that is named."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    workers: StrictInt | dict[str, StrictInt]
 
 
 class Dispatch:
@@ -125,6 +56,8 @@ class Dispatch:
         self._settings = settings
         self._catalogs = catalogs
         self._following: dict[str, threading.Thread] = {}
+        self._starting: set[str] = set()
+        self._watches: dict[str, ClusterWatch] = {}
         self._turns = Turns()
         self._closed = threading.Event()
 
@@ -137,16 +70,29 @@ class Dispatch:
         unfinished = [
             record.id
             for record in self._records.runs()
-            if not record.status.over or self._is_left(record.id)
+            if not record.status.over or self.is_left(record.id)
         ]
         for run_id in unfinished:
             self._follow(run_id)
-        threading.Thread(target=self._obey_owners, name="obey owners", daemon=True).start()
+        owners = Owners(self._records, self._catalogs, self._settings.stop_seconds, self)
+        obey = threading.Thread(
+            target=owners.obey, args=(self._closed,), name="obey owners", daemon=True
+        )
+        obey.start()
         return unfinished
 
     def close(self) -> None:
         """Begin nothing any more; what is under way goes on in the pods."""
         self._closed.set()
+
+    def following(self) -> list[str]:
+        """Return the ids of the runs that are followed now, or soon."""
+        return [*self._following, *self._starting]
+
+    def end(self, run_id: str, message: str) -> None:
+        """Remove the pods of a run that is followed, whatever its server does."""
+        if (watch := self._watches.get(run_id)) is not None:
+            watch.end(message)
 
     def start(self, run_id: str, caller: Caller, asked: Request, archive: bytes) -> RunRecord:
         """Make a run's pods, and follow it; asked again, it returns the run that is there.
@@ -176,29 +122,12 @@ class Dispatch:
             if known is not None:
                 return known
             self._check_under_way(caller)
-            if packed.homes:
-                self._admit(run_id, caller, asked.cluster.project, packed)
             run = ClusterRun(self._records.folder(run_id))
-            spaces = self._settings.institutions
-            homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
+            self._starting.add(run_id)
             try:
-                run.prepare(run_id, archive, asked.clients, cluster, homes)
-                for strike in asked.faults:
-                    faults.plan(run.folder, strike.fault())
-                self._records.create_run(
-                    run_id,
-                    name=asked.name,
-                    runner="cluster",
-                    rounds=asked.rounds,
-                    clients=asked.clients,
-                    settings=asked.settings | {"owner": caller.name, "institution": institution},
-                    plan=asked.plan,
-                    detached=True,
-                )
-            except BaseException:  # keys are in it, and no record tells of them
-                shutil.rmtree(run.folder.run_folder, ignore_errors=True)
-                self._catalogs.end_run(run_id, caller.name)
-                raise
+                self._note(run, run_id, caller, asked, packed, archive, institution, cluster)
+            finally:
+                self._starting.discard(run_id)
         try:
             run.make(run.api())
         except Unreachable:
@@ -209,6 +138,49 @@ class Dispatch:
         finally:
             self._follow(run_id)  # one that has failed too: it removes what was made
         return self._records.run(run_id)
+
+    def _note(
+        self,
+        run: ClusterRun,
+        run_id: str,
+        caller: Caller,
+        asked: Request,
+        packed: Packed,
+        archive: bytes,
+        institution: str,
+        cluster: Cluster,
+    ) -> None:
+        """Write down what is to be made: for data's owners first, then for the watch, then the run.
+
+        Raises
+        ------
+        FlautimError
+            If it may not be made, or not be written; nothing of it is left then but its id, where
+            data's owners were told of it.
+        """
+        if packed.homes:
+            self._admit(run_id, caller, asked.cluster.project, packed)
+        spaces = self._settings.institutions
+        homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
+        try:
+            run.prepare(run_id, archive, asked.clients, cluster, homes)
+            for strike in asked.faults:
+                faults.plan(run.folder, strike.fault())
+            self._records.create_run(
+                run_id,
+                name=asked.name,
+                runner="cluster",
+                rounds=asked.rounds,
+                clients=asked.clients,
+                settings=asked.settings | {"owner": caller.name, "institution": institution},
+                plan=asked.plan,
+                detached=True,
+            )
+        except BaseException:  # keys are in it, and no record tells of them
+            shutil.rmtree(run.folder.run_folder, ignore_errors=True)
+            with contextlib.suppress(FlautimError):  # else it is noted later: owners.py
+                self._catalogs.end_run(run_id, caller.name)
+            raise
 
     def strike(self, run_id: str, asked: Strike) -> None:
         """Strike a run's pods, now or when a round comes.
@@ -239,13 +211,13 @@ class Dispatch:
                 raise ClusterError(
                     f"run {run_id} is {status}; stop it first, and remove it when it has ended"
                 )
-            if run_id in self._following or self._is_left(run_id):
+            if run_id in self._following or self.is_left(run_id):
                 raise ClusterError(
                     f"the pods of run {run_id} are being removed; try again in a moment"
                 )
             remove_run(self._records, run_id)
 
-    def _is_left(self, run_id: str) -> bool:
+    def is_left(self, run_id: str) -> bool:
         """Whether keys of a run are here, and so maybe pods there."""
         return ClusterRun(self._records.folder(run_id)).folder.has_leftovers()
 
@@ -323,20 +295,6 @@ class Dispatch:
             run_id, project, packed.homes, packed.code.hash, packed.target
         )
 
-    def _obey_owners(self) -> None:
-        """End runs whose data's owners ask for it, until the service ends."""
-        told: set[str] = set()
-        while not self._closed.wait(OBEY_SECONDS):
-            going = set(self._following) - told
-            try:
-                asked = self._catalogs.own().stops_asked(sorted(going)) if going else {}
-                for run_id, owner in asked.items():
-                    self._say(run_id, f"{owner}, an owner of its data, asked for its end")
-                    self._records.request_stop(run_id)
-                    told.add(run_id)
-            except FlautimError as error:  # a database that is away comes back
-                _log.warning("the catalog cannot be asked which runs are to end: %s", error)
-
     def _cluster(self, caller: Caller, wishes: Wishes, homes: Sequence[str]) -> tuple[str, Cluster]:
         """Return the institution of the server, and where the pods go.
 
@@ -392,11 +350,12 @@ class Dispatch:
             try:
                 with run.folder.watching() as mine:
                     if mine:
-                        ClusterWatch(run).run()
+                        watch = self._watches[run_id] = ClusterWatch(run)
+                        watch.run()
                         break
             except FileNotFoundError:  # what it was made from is gone: nothing can be followed
                 lost = "the service lost what it was made from"
-                self._say(run_id, lost, RunStatus.FAILED)
+                self.say(run_id, lost, RunStatus.FAILED)
                 run.clean()
                 break
             except Exception as error:  # noqa: BLE001
@@ -404,15 +363,17 @@ class Dispatch:
                 # nobody follows would leave its pods behind, and could not be stopped.
                 if not isinstance(error, FlautimError):
                     _log.exception("following %s broke", run_id)
-                self._say(run_id, str(error))
+                self.say(run_id, str(error))
             self._closed.wait(AGAIN_SECONDS)
-        self._following.pop(run_id, None)
+        # Before anybody can remove the run: then nothing would tell whose it was.
         with contextlib.suppress(FlautimError):
             record = self._records.run(run_id)
             if record.status.over:
                 self._catalogs.end_run(run_id, str(record.settings.get("owner")))
+        self._watches.pop(run_id, None)
+        self._following.pop(run_id, None)
 
-    def _say(self, run_id: str, message: str, status: RunStatus | None = None) -> None:
+    def say(self, run_id: str, message: str, status: RunStatus | None = None) -> None:
         """Tell the owner of a run what broke, unless the run has ended."""
         with contextlib.suppress(FlautimError):
             record = self._records.run(run_id)

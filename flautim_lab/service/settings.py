@@ -19,6 +19,9 @@ METRICS_VARIABLE = "FLAUTIM_LAB_METRICS_TOKEN"
 SHORTEST_TOKEN = 32  # characters: one that can be guessed is worse than none
 HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
+STOP_VARIABLE = "FLAUTIM_LAB_STOP_SECONDS"
+STOP_SECONDS = 60.0
+LONGEST_STOP_SECONDS = 3600.0
 NAME = "flautim-lab"
 NEEDED = ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", INSTITUTIONS_VARIABLE)
 
@@ -52,6 +55,9 @@ class Settings:
         (``hub_config/institutions.py``).
     metrics_token : str
         With which Prometheus may ask for the metrics; "" for nobody.
+    stop_seconds : float
+        How long a run is given to end by itself when an owner of its data asks for its end, before
+        its pods are removed.
     """
 
     institutions: Mapping[str, str]
@@ -65,6 +71,7 @@ class Settings:
     token: str = field(default="", repr=False)
     listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics_token: str = field(default="", repr=False)
+    stop_seconds: float = STOP_SECONDS
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -115,4 +122,19 @@ class Settings:
             os.environ["JUPYTERHUB_API_TOKEN"],
             told,
             token,
+            _stop_seconds(),
         )
+
+
+def _stop_seconds() -> float:
+    told = os.environ.get(STOP_VARIABLE) or f"{STOP_SECONDS:g}"
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_STOP_SECONDS:
+        raise UsageError(
+            f"{STOP_VARIABLE} must be a number of seconds from 0 to {LONGEST_STOP_SECONDS:g}, not "
+            f"{told!r}"
+        )
+    return seconds

@@ -38,6 +38,11 @@ class Clock:
         return self.now
 
 
+def run_id(number):
+    """The id of a run."""
+    return f"r20261125-202140-net-{number:08x}"
+
+
 @dataclass
 class World:
     """A catalog, as each of its users sees it."""

@@ -90,6 +90,33 @@ def test_the_table_holds(places, column, member):
     assert wrong == []
 
 
+@pytest.mark.parametrize("column", [str(column) for column in COLUMNS])
+@pytest.mark.parametrize("member", [False, True], ids=["", "member"])
+def test_of_a_dataset_that_all_see_one_sees_the_grants_the_table_lets(places, column, member):
+    """Its owners see all of them, anybody else those to projects that they may see."""
+    catalog = somebody(places, column, member=member)
+    given = [f"{INSIDE}/vision", f"{INSIDE}/roads", f"{OUTSIDE}/vision", "third/roads"]
+
+    def right(action, at, *, own=False):
+        held = {TABLE[action]["anybody"], TABLE[action][column]}
+        mine = at == INSIDE and Scope.OWN_INSTITUTION in held
+        return mine or Scope.ANYWHERE in held or (own and member and Scope.OWN_PROJECT in held)
+
+    for home in (INSIDE, OUTSIDE):
+        owner = places.of(f"owner-{home}")
+        owner.change_dataset(f"{home}/telemetry", published=True)
+        for project in given:
+            owner.give_grant(f"{home}/telemetry", project)
+        shown = {each.project for each in catalog.grants(dataset=f"{home}/telemetry")}
+        all_of_it = right(Action.GRANT_DATASETS, home)
+        assert shown == {
+            project
+            for project in given
+            if all_of_it
+            or right(Action.SEE_PROJECTS, project.split("/")[0], own=project == f"{INSIDE}/vision")
+        }
+
+
 def test_what_is_refused_is_not_done(places):
     catalog = places.of("somebody")
     for action in TRIES:

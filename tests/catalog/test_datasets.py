@@ -4,7 +4,7 @@ import pytest
 
 from flautim_lab.catalog.things import Column
 from flautim_lab.errors import CatalogError, InUseError, NotAllowedError, NotFoundError
-from tests.catalog.conftest import COLUMNS
+from tests.catalog.conftest import COLUMNS, run_id
 
 
 def register(catalog, rows=1000, sha256="ab" * 32, **more):
@@ -131,7 +131,7 @@ def test_is_removed_until_a_run_used_it(people):
     people.ana.save_experiment(
         "ufmg/vision", "Again", model="ufmg/vision/net", dataset="ufmg/telemetry", settings={}
     )
-    people.ana.add_run("r1", "ufmg/vision/again")
+    people.ana.add_run(run_id(1), "ufmg/vision/again")
     for ref in ("ufmg/telemetry", "ufmg/telemetry@2"):
         with pytest.raises(InUseError, match="archive"):
             people.davi.remove_dataset(ref)

@@ -21,7 +21,7 @@ from flautim_lab.catalog.local import Actor, LocalCatalog
 from flautim_lab.catalog.refs import fold, make_key, read_ref
 from flautim_lab.catalog.schema import CatalogDatabase
 from flautim_lab.errors import CatalogError, InUseError, NotFoundError
-from tests.catalog.conftest import COLUMNS, Clock
+from tests.catalog.conftest import COLUMNS, Clock, run_id
 
 
 @given(some.text(min_size=1, max_size=60))
@@ -107,7 +107,7 @@ class Work(RuleBasedStateMachine):
     @rule(experiment=experiments, number=some.integers(1, 5))
     def run(self, experiment, number):
         try:
-            link = self.catalog.add_run(f"r{number}", experiment)
+            link = self.catalog.add_run(run_id(number), experiment)
         except (NotFoundError, CatalogError):
             return
         known = self.ran.setdefault(link.run_id, link)

@@ -9,6 +9,7 @@ from flautim_lab.errors import (
     NotAllowedError,
     NotFoundError,
 )
+from tests.catalog.conftest import run_id
 
 
 def refs(page):
@@ -72,7 +73,7 @@ def test_is_removed_until_something_was_run(people):
     people.ana.remove_project("ufmg/sound")
     with pytest.raises(NotFoundError):
         people.ana.project("ufmg/sound")
-    people.ana.add_run("r1", "ufmg/vision/first")
+    people.ana.add_run(run_id(1), "ufmg/vision/first")
     with pytest.raises(InUseError, match="archive"):
         people.ana.remove_project("ufmg/vision")
     assert people.ana.project("ufmg/vision").runs == 1

@@ -16,7 +16,7 @@ from flautim_lab.errors import (
 )
 from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.code import Code
-from tests.catalog.conftest import COLUMNS, NET
+from tests.catalog.conftest import COLUMNS, NET, run_id
 
 DATA, PROJECT = "ifnmg/telemetry", "ufmg/vision"
 ROLES = {"model": "experiment.py:Net"}
@@ -63,7 +63,7 @@ def test_code_may_be_saved_before_the_grant_and_not_run(asking):
     version = save(asking.ana)
     assert version.dataset == f"{DATA}@1"
     with pytest.raises(NotAllowedError, match="is not granted to project ufmg/vision for this co"):
-        asking.ana.add_run("r1", version.ref)
+        asking.ana.add_run(run_id(1), version.ref)
     assert asking.eva.uses("ifnmg").items == ()
 
 
@@ -80,16 +80,16 @@ def test_yes_for_this_code_is_no_yes_for_another(asking):
     assert asking.ana.granted(DATA, PROJECT, code=read.code.hash)
     assert not asking.ana.granted(DATA, PROJECT)
     assert not asking.ana.granted(DATA, PROJECT, code=OTHER.hash)
-    assert asking.ana.add_run("r1", version.ref).dataset == f"{DATA}@1"
+    assert asking.ana.add_run(run_id(1), version.ref).dataset == f"{DATA}@1"
     # More rounds are the same code; another strategy, or another model, is not.
     more = save(asking.ana, settings={"rounds": 30})
-    asking.ana.add_run("r2", more.ref)
+    asking.ana.add_run(run_id(2), more.ref)
     other = save(asking.ana, settings={"strategy": "FedMedian"})
     with pytest.raises(NotAllowedError, match="for this code"):
-        asking.ana.add_run("r3", other.ref)
+        asking.ana.add_run(run_id(3), other.ref)
     asking.ana.save_model(PROJECT, "Net", source=NET + "# more\n", class_name="Net")
     with pytest.raises(NotAllowedError, match="for this code"):
-        asking.ana.add_run("r4", save(asking.ana).ref)
+        asking.ana.add_run(run_id(4), save(asking.ana).ref)
     # The next request is shown beside what was said yes to.
     again = asking.ana.ask_grant(DATA, PROJECT, experiment="ufmg/vision/first")
     before = asking.eva.grant_request(again.id)
@@ -216,10 +216,10 @@ def test_several_institutions_train_one_experiment(asking):
     with pytest.raises(CatalogError, match="two datasets are of ufmg"):
         save(asking.ana, dataset="ufmg/telemetry", more_datasets=["ufmg/telemetry"])
     with pytest.raises(NotAllowedError, match="ifnmg/telemetry is not granted"):
-        asking.ana.add_run("r1", version.ref)
+        asking.ana.add_run(run_id(1), version.ref)
     request = asking.ana.ask_grant(DATA, PROJECT, experiment=version.ref)
     asking.eva.answer_request(request.id, Answer.THIS_CODE)
-    link = asking.ana.add_run("r1", version.ref)
+    link = asking.ana.add_run(run_id(1), version.ref)
     assert (link.dataset, link.more_datasets) == ("ufmg/telemetry@1", (f"{DATA}@1",))
     with pytest.raises(InUseError, match="was used by"):
         asking.eva.remove_dataset(DATA)
@@ -243,27 +243,27 @@ def test_a_data_owner_sees_every_run_that_reads_the_data_and_stops_it(asking):
     request = ask(asking.ana)
     asking.eva.answer_request(request.id, Answer.ANY_CODE)
     version = save(asking.ana)
-    asking.ana.add_run("r1", version.ref)
-    asking.ana.add_run("r1", version.ref)
-    asking.ana.add_run("r2", version.ref)
+    asking.ana.add_run(run_id(1), version.ref)
+    asking.ana.add_run(run_id(1), version.ref)
+    asking.ana.add_run(run_id(2), version.ref)
     first = asking.eva.uses("ifnmg", dataset=DATA).items[-1]
-    assert (first.run_id, first.dataset, first.project) == ("r1", f"{DATA}@1", PROJECT)
+    assert (first.run_id, first.dataset, first.project) == (run_id(1), f"{DATA}@1", PROJECT)
     assert (first.started_by, first.ended, len(first.code)) == ("ana", None, 64)
     for catalog in (asking.ana, asking.davi, asking.admin, asking.root, asking.nobody):
         with pytest.raises(NotFoundError):
             catalog.uses("ifnmg")
         with pytest.raises(NotFoundError):
-            catalog.stop_use("r1")
-    (stopped,) = asking.eva.stop_use("r1")
+            catalog.stop_use(run_id(1))
+    (stopped,) = asking.eva.stop_use(run_id(1))
     assert stopped.stop_asked_by == "eva"
-    assert asking.eva.stop_use("r1")[0].stop_asked == stopped.stop_asked
-    assert asking.ana.run("r1").stop_asked_by == "eva"
-    assert asking.ana.run("r2").stop_asked_by == ""
-    asking.davi.end_run("r1")  # not theirs
+    assert asking.eva.stop_use(run_id(1))[0].stop_asked == stopped.stop_asked
+    assert asking.ana.run(run_id(1)).stop_asked_by == "eva"
+    assert asking.ana.run(run_id(2)).stop_asked_by == ""
+    asking.davi.end_run(run_id(1))  # not theirs
     assert asking.eva.uses("ifnmg").items[-1].ended is None
-    asking.ana.end_run("r1")
+    asking.ana.end_run(run_id(1))
     ended = asking.eva.uses("ifnmg").items[-1].ended
-    asking.ana.end_run("r1")
+    asking.ana.end_run(run_id(1))
     assert asking.eva.uses("ifnmg").items[-1].ended == ended is not None
     with pytest.raises(NotFoundError):
         asking.eva.stop_use("nothing")
@@ -273,14 +273,20 @@ def test_everything_is_in_the_audit(asking):
     request = ask(asking.ana)
     asking.eva.answer_request(request.id, Answer.NO, reason="no")
     asking.eva.answer_request(ask(asking.ana).id, Answer.ANY_CODE)
-    asking.ana.add_run("r1", save(asking.ana).ref)
-    asking.eva.stop_use("r1")
+    asking.ana.add_run(run_id(1), save(asking.ana).ref)
+    asking.eva.stop_use(run_id(1))
     asking.eva.end_grant(asking.eva.grants(dataset=DATA)[0].id)
+    replaced = ask(asking.ana)
+    asking.ana.withdraw_request(ask(asking.ana, OTHER).id)
     told = [(each.user, each.action, each.about) for each in asking.eva.audit("ifnmg").items]
     assert told == [
+        ("ana", "withdrew", DATA),
+        ("ana", "asked for", DATA),
+        ("ana", "withdrew", DATA),  # since the next took its place
+        ("ana", "asked for", DATA),
         ("eva", "ended a grant", DATA),
-        ("eva", "stopped", "r1"),
-        ("ana", "ran", "r1"),
+        ("eva", "stopped", run_id(1)),
+        ("ana", "ran", run_id(1)),
         ("eva", "granted", DATA),
         ("ana", "asked for", DATA),
         ("eva", "refused", DATA),
@@ -288,7 +294,9 @@ def test_everything_is_in_the_audit(asking):
         ("eva", "published", DATA),
         ("eva", "registered", f"{DATA}@1"),
     ]
-    ran = asking.eva.audit("ifnmg").items[2]
+    entries = asking.eva.audit("ifnmg").items
+    assert entries[2].details == {"project": PROJECT, "code": CODE.hash, "request": replaced.id}
+    ran = entries[6]
     assert ran.details["project"] == PROJECT
     assert len(ran.details["code"]) == 64
     with pytest.raises(NotFoundError):

@@ -3,7 +3,7 @@
 import pytest
 
 from flautim_lab.errors import CatalogError, InUseError, NotAllowedError, NotFoundError
-from tests.catalog.conftest import NET
+from tests.catalog.conftest import NET, run_id
 
 OTHER = NET + "\n# another\n"
 
@@ -64,45 +64,45 @@ def test_a_dataset_that_may_not_be_used_is_refused(people):
 def test_a_run_is_refused_once_the_grant_has_ended(people):
     grant = people.eva.give_grant("ifnmg/telemetry", "ufmg/vision")
     experiment(people.ana, dataset="ifnmg/telemetry")
-    people.ana.add_run("r1", "ufmg/vision/first")
+    people.ana.add_run(run_id(1), "ufmg/vision/first")
     people.eva.end_grant(grant.id)
     with pytest.raises(NotAllowedError, match="ifnmg/telemetry"):
-        people.ana.add_run("r2", "ufmg/vision/first")
-    assert [each.run_id for each in people.ana.runs("ufmg/vision").items] == ["r1"]
+        people.ana.add_run(run_id(2), "ufmg/vision/first")
+    assert [each.run_id for each in people.ana.runs("ufmg/vision").items] == [run_id(1)]
 
 
 def test_a_run_knows_what_it_was_made_with(people):
-    link = people.ana.add_run("r1", "ufmg/vision/first")
+    link = people.ana.add_run(run_id(1), "ufmg/vision/first")
     assert (link.experiment, link.model, link.dataset, link.started_by) == (
         "ufmg/vision/first@1",
         "ufmg/vision/net@1",
         "ufmg/telemetry@1",
         "ana",
     )
-    assert people.ana.add_run("r1", "ufmg/vision/first") == link
-    assert people.bia.run("r1") == link
+    assert people.ana.add_run(run_id(1), "ufmg/vision/first") == link
+    assert people.bia.run(run_id(1)) == link
     with pytest.raises(NotFoundError):
-        people.nobody.run("r1")
+        people.nobody.run(run_id(1))
 
 
 def test_a_run_belongs_to_one_experiment(people):
-    people.ana.add_run("r1", "ufmg/vision/first")
+    people.ana.add_run(run_id(1), "ufmg/vision/first")
     experiment(people.ana, "Second")
-    with pytest.raises(CatalogError, match="r1"):
-        people.ana.add_run("r1", "ufmg/vision/second")
+    with pytest.raises(CatalogError, match=run_id(1)):
+        people.ana.add_run(run_id(1), "ufmg/vision/second")
 
 
 def test_runs_of_an_experiment_the_newest_first(people):
     experiment(people.ana, "Second")
     for number, name in enumerate(["first", "second", "first"]):
-        people.ana.add_run(f"r{number}", f"ufmg/vision/{name}")
+        people.ana.add_run(run_id(number), f"ufmg/vision/{name}")
     mine = people.ana.runs("ufmg/vision", experiment="ufmg/vision/first")
-    assert [each.run_id for each in mine.items] == ["r2", "r0"]
+    assert [each.run_id for each in mine.items] == [run_id(2), run_id(0)]
     assert people.ana.runs("ufmg/vision", per_page=1).pages == 3
 
 
 def test_what_a_run_used_stays(people):
-    people.ana.add_run("r1", "ufmg/vision/first")
+    people.ana.add_run(run_id(1), "ufmg/vision/first")
     with pytest.raises(InUseError, match="archive"):
         people.ana.remove_experiment("ufmg/vision/first")
     with pytest.raises(InUseError, match="archive"):
@@ -132,7 +132,7 @@ def test_who_is_no_member_reads_but_saves_nothing(people):
     with pytest.raises(NotAllowedError):
         people.bia.save_model("ufmg/vision", "Net", source=OTHER, class_name="Net")
     with pytest.raises(NotAllowedError):
-        people.bia.add_run("r1", "ufmg/vision/first")
+        people.bia.add_run(run_id(1), "ufmg/vision/first")
 
 
 def test_a_source_has_a_limit(people):

@@ -117,6 +117,11 @@ def test_refusals():
 
 def test_pods_that_are_refused():
     quota = 'Error creating: pods "x" is forbidden: exceeded quota: small, requested: cpu=1'
+    assert refused("point", "ufmg", quota) == (
+        "there is no room for all of the batch's jobs in the quota of ufmg (exceeded quota: "
+        "small, requested: cpu=1); ask for less cpu or memory or for fewer jobs, wait until there "
+        "is room, or ask who runs the cluster for a larger quota"
+    )
     assert refused("server", "ufmg", quota).startswith(
         "there is no room for the run's server in the quota of ufmg (exceeded quota: small, "
     )

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from flautim_lab.connection import Away
+from flautim_lab.connection import Away, Service
 from flautim_lab.records.artifacts import write_atomic
 from flautim_lab.records.store import Records
 from flautim_lab.runners import service
-from flautim_lab.runners.cluster_watch import ClusterWatch, Line, TooLarge
+from flautim_lab.runners.cluster_line import Line, TooLarge
+from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.process_files import ProcessFolder
 from flautim_lab.runners.service import ServiceRun
 from flautim_lab.training.keys import make_server_files
@@ -38,6 +39,7 @@ def answering(answers, tls=None):
             asked.append(f"{self.command} {self.path}")
             status, body = answers.pop(0)
             self.send_response(status)
+            self.send_header("content-type", "text/event-stream")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             with contextlib.suppress(OSError):  # who asked has read enough
@@ -116,6 +118,14 @@ def test_of_a_model_that_is_too_large_the_run_says_so(run, monkeypatch):
         left_out = ClusterWatch(run)._fetch(one)
     assert left_out == ["its model.safetensors is larger than 1 MiB and was not fetched"]
     assert (run.folder.run_folder / "scale.json").read_bytes() == b"{}"
+
+
+def test_a_sign_of_life_in_a_stream_is_no_event(monkeypatch):
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "0" * 64)
+    told = b"id: 1\ndata: [1]\n\n: here\n\n: still here\n\nevent: state\ndata: {}\n\n"
+    with answering([(200, told)]) as (port, _), Service(f"http://127.0.0.1:{port}") as one:
+        events = [(each.event, each.id, each.data) for each in one.stream("/stream", 0)]
+    assert events == [("message", "1", "[1]"), ("state", "1", "{}")]
 
 
 @pytest.fixture

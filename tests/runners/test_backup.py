@@ -20,8 +20,9 @@ from flautim_lab.catalog import migrations, opening
 from flautim_lab.catalog.local import Actor, LocalCatalog
 from flautim_lab.catalog.things import Column, Role
 from flautim_lab.cli import main
+from flautim_lab.database import Database
 from flautim_lab.database_rows import rows_of, tables_of
-from flautim_lab.errors import BackupError, CatalogError, ConflictError
+from flautim_lab.errors import BackupError, CatalogError, ConflictError, RecordsError
 from flautim_lab.records import store
 from flautim_lab.records.event import Event
 from flautim_lab.runners import backup, databases
@@ -288,6 +289,57 @@ def test_an_interrupted_restore_leaves_everything_as_it_was(use, tmp_path, monke
     monkeypatch.setattr(backup.Restoring, "put", breaks)
     with pytest.raises(KeyboardInterrupt):
         backup.restore(path, replace=True)
+    assert content() == before
+
+
+def terminate(address):
+    """Let a PostgreSQL end all connections to a database but this one."""
+    engine = sa.create_engine(address)
+    with engine.connect() as connection:
+        mine = "datname = current_database() AND pid <> pg_backend_pid()"
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}"
+        connection.execute(sa.text(end))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("lost", "moment"), [("catalog", "before"), ("catalog", "between"), ("records", "between")]
+)
+def test_one_of_two_databases_is_lost_at_the_end_of_a_restore(
+    use, tmp_path, monkeypatch, lost, moment
+):
+    use("sqlite")
+    fill()
+    path, _ = backup.back_up(tmp_path / "all.jsonl.gz")
+    before = content()
+    use("two postgresql")
+    databases.migrate()
+    names = {"catalog": opening.URL_VARIABLE, "records": store.URL_VARIABLE}
+    address, empty = os.environ[names[lost]], content()
+    ask = Database.ask
+
+    def lose(self, connection):
+        if moment == "between":
+            ask(self, connection)
+        terminate(address)
+        if moment == "before":
+            ask(self, connection)
+
+    with monkeypatch.context() as now:
+        now.setattr(Database, "ask", lose)
+        # Before the first is stored nothing is; between the two the error says what is where.
+        halved = (lost, moment) == ("catalog", "between")
+        error = BackupError if halved else (CatalogError, RecordsError)
+        with pytest.raises(error) as said:
+            backup.restore(path)
+    if halved:
+        assert "the records were restored, and the catalog in " in str(said.value)
+        assert "again with --replace before anybody uses them" in str(said.value)
+        assert content()["events"] == before["events"]
+    else:
+        assert lost in str(said.value)
+        assert content() == empty
+    backup.restore(path, replace=True)
     assert content() == before
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import io
 import os
 import shutil
@@ -24,6 +25,7 @@ from flautim_lab.errors import ClusterError
 from flautim_lab.records.store import Records
 from flautim_lab.runners import cluster_watch
 from flautim_lab.runners.cluster import Cluster, ClusterRun
+from flautim_lab.runners.cluster_line import Line
 from flautim_lab.runners.cluster_watch import ClusterWatch
 from flautim_lab.runners.pod_files import pack
 from tests.federations import DropoutNet, Net, experiment, iris_frame, same
@@ -205,7 +207,7 @@ def test_who_has_not_the_token_is_told_nothing(folders):
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            line = cluster_watch.Line(folders, pods)
+            line = Line(folders, pods)
             line.ask("GET", "/events")
             break
         except (OSError, ClusterError):
@@ -222,7 +224,7 @@ def test_who_has_not_the_token_is_told_nothing(folders):
                 ("POST", "/log"),
                 ("POST", "/faults/planned"),
             ):
-                with pytest.raises(cluster_watch.http.client.HTTPException, match="401"):
+                with pytest.raises(http.client.HTTPException, match="401"):
                     line.ask(method, path, {})
     assert not run._records.run(run.id).status.ended
 

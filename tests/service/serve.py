@@ -15,7 +15,4 @@ if __name__ == "__main__":
     if volumes.exists():
         made.data = json.loads(volumes.read_text())
     flautim_lab.pods.api.Api = lambda context=None: made
-    import flautim_lab.runners.cluster_watch
-
-    flautim_lab.runners.cluster_watch.Api = flautim_lab.pods.api.Api
     sys.exit(main())

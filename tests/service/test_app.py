@@ -56,7 +56,6 @@ def no_cluster(monkeypatch):
         raise ClusterError("there is no cluster in this test")
 
     monkeypatch.setattr("flautim_lab.pods.api.Api", refuse)
-    monkeypatch.setattr("flautim_lab.runners.cluster_watch.Api", refuse)
 
 
 @pytest.fixture

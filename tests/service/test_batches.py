@@ -83,6 +83,9 @@ class Cluster:
             found.append(k8s.V1Pod(metadata=metadata, status=k8s.V1PodStatus(phase=phase)))
         return found
 
+    def refusals(self, job, namespace):
+        return []
+
     def log(self, pod, lines):
         return self.whole_log(pod)
 
@@ -322,7 +325,8 @@ def test_rerun_in_a_hub_goes_through_the_service(kernel, cluster, tmp_path, caps
         if len(looks) == 3:
             cluster.running = {f"p{index}": (index, "Succeeded", log) for index in range(2)}
             cluster.status = k8s.V1JobStatus(completed_indexes="0,1")
-        return k8s.V1Job(status=cluster.status)
+        (made,) = cluster.of("Job")
+        return k8s.V1Job(spec=made.spec, status=cluster.status)
 
     def created(made):
         if made.kind == "Job":

@@ -11,7 +11,7 @@ from schemathesis.checks import not_a_server_error
 from flautim_lab.catalog.schema import CatalogDatabase
 from flautim_lab.catalog.things import Role
 from flautim_lab.catalog.wire import ROUTES
-from tests.catalog.conftest import COLUMNS, NET, Clock, World, catalog_app
+from tests.catalog.conftest import COLUMNS, NET, Clock, World, catalog_app, run_id
 
 THERE = {
     "institution": "ufmg",
@@ -20,7 +20,7 @@ THERE = {
     "model": "net",
     "experiment": "first",
     "user": "ana",
-    "run_id": "r1",
+    "run_id": run_id(1),
     "grant_id": 1,
 }
 # The same where it is in a query or a body.
@@ -64,7 +64,7 @@ def filled(tmp_path_factory):
     root.save_experiment(
         "ufmg/vision", "First", model="ufmg/vision/net", dataset="ufmg/telemetry", settings={}
     )
-    root.add_run("r1", "ufmg/vision/first")
+    root.add_run(run_id(1), "ufmg/vision/first")
     root.give_grant("ufmg/telemetry", "ufmg/vision")
     world.database.close()
     kept = path.with_suffix(".kept")

@@ -10,6 +10,7 @@ import flautim_lab as lab
 from flautim_lab.catalog.local import Actor, LocalCatalog
 from flautim_lab.catalog.schema import CatalogDatabase
 from flautim_lab.catalog.things import Answer, Role
+from tests.catalog.conftest import run_id
 from tests.federations import Net, iris_frame, same
 from tests.service.conftest import INSTITUTIONS
 from tests.service.test_dispatch import PATIENCE, service, wait_for
@@ -103,7 +104,7 @@ def test_a_run_reads_rows_of_another_institution_once_their_owner_said_yes(owner
         lab.run(other, on=here)
     ana = LocalCatalog(owner._database, Actor("ana", institutions=frozenset({"ufmg"})))
     with pytest.raises(lab.NotAllowedError, match="let its column 'species' be learned, and the"):
-        ana.admit_run("r1", "ufmg/flowers", PATHS, request.code_hash, "petal_width")
+        ana.admit_run(run_id(1), "ufmg/flowers", PATHS, request.code_hash, "petal_width")
     with pytest.raises(lab.ExperimentError, match="who grant them to a project; say which"):
         lab.run(made, on="cluster")
     with pytest.raises(lab.ExperimentError, match="run it there, with on='cluster'"):

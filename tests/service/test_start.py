@@ -13,8 +13,9 @@ from flautim_lab.pods.api import Unreachable
 from flautim_lab.records.store import Records
 from flautim_lab.service import dispatch
 from flautim_lab.service.catalogs import Catalogs
-from flautim_lab.service.dispatch import Dispatch, Request
+from flautim_lab.service.dispatch import Dispatch
 from flautim_lab.service.hub import Caller
+from flautim_lab.service.run_request import Request
 from flautim_lab.service.settings import Settings
 from tests.service.conftest import INSTITUTIONS, packed
 

@@ -20,7 +20,10 @@ class Grants(Datasets):
     """The part of the catalog that keeps grants."""
 
     def grants(self, *, dataset: str = "", project: str = "") -> tuple[Grant, ...]:
-        """Return the grants of a dataset, of a project, or of both, the newest first."""
+        """Return the grants of a dataset, of a project, or of both, the newest first.
+
+        Of a dataset its owners see all; anybody else those to projects that they may see.
+        """
         if not (dataset or project):
             raise CatalogError("say whose grants: those of a dataset, of a project, or of both")
         query = _grants().order_by(grants.c.given.desc(), grants.c.id.desc())
@@ -31,7 +34,13 @@ class Grants(Datasets):
             if project:
                 row = self._project_row(connection, project, Action.SEE_PROJECTS)
                 query = query.where(grants.c.project_id == row.id)
-            return tuple(_grant(row) for row in connection.execute(query))
+            found = connection.execute(query).all()
+            seen = {
+                of: self._may(connection, Action.GRANT_DATASETS, of[0])
+                or self._may(connection, Action.SEE_PROJECTS, *of[1:])
+                for of in {_between(row) for row in found}
+            }
+            return tuple(_grant(row) for row in found if seen[_between(row)])
 
     def give_grant(self, dataset: str, project: str, *, until: float | None = None) -> Grant:
         """Let a project use a dataset; instead of a grant of the two that is there already."""
@@ -151,6 +160,11 @@ def between(table: sa.Table, *columns: sa.Column[Any]) -> sa.Select[Any]:
         .join(projects, table.c.project_id == projects.c.id)
         .join(other, projects.c.institution_id == other.c.id)
     )
+
+
+def _between(row: sa.Row[Any]) -> tuple[int, int, int]:
+    """Return a dataset's institution, and a project's with the project itself."""
+    return row.home_id, row.other_id, row.project_id
 
 
 def _grants() -> sa.Select[Any]:

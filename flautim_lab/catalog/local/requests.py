@@ -78,9 +78,8 @@ class Requests(Runs, Grants):
             request_id = connection.scalar(same)
             if request_id is None:
                 self._check_number(connection, row)
-                connection.execute(
-                    sa.update(grant_requests).where(waiting).values(self._answer(Answer.WITHDRAWN))
-                )
+                for old in connection.execute(_requests().where(waiting)).all():
+                    self._withdraw(connection, old)
                 made = connection.execute(
                     sa.insert(grant_requests).values(
                         dataset_id=home.id,
@@ -210,10 +209,16 @@ class Requests(Runs, Grants):
             )
             if row.answer != Answer.WITHDRAWN.value:
                 self._check_waiting(row)
-                this = grant_requests.c.id == row.id
-                values = self._answer(Answer.WITHDRAWN)
-                connection.execute(sa.update(grant_requests).where(this).values(values))
+                self._withdraw(connection, row)
             return self._request(connection, row.id)
+
+    def _withdraw(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
+        """Take a request back that waits: by itself, or since another takes its place."""
+        this = grant_requests.c.id == row.id
+        values = self._answer(Answer.WITHDRAWN)
+        connection.execute(sa.update(grant_requests).where(this).values(values))
+        told = {"project": f"{row.other}/{row.project}", "code": row.code, "request": row.id}
+        self._note(connection, row.home, "withdrew", f"{row.home}/{row.dataset}", **told)
 
     def _check_waiting(self, row: sa.Row[Any]) -> None:
         if row.answer != Answer.WAITING.value:

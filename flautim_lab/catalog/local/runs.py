@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.code import code_of
 from flautim_lab.catalog.interface import PER_PAGE
-from flautim_lab.catalog.local.base import not_there, text
+from flautim_lab.catalog.local.base import not_there
 from flautim_lab.catalog.local.experiments import Experiments
 from flautim_lab.catalog.local.more_datasets import read_more
 from flautim_lab.catalog.local.use_of_data import dataset_named
-from flautim_lab.catalog.local.uses import Uses
+from flautim_lab.catalog.local.uses import Uses, check_run_id, taken
 from flautim_lab.catalog.refs import read_ref
 from flautim_lab.catalog.schema import (
     datasets,
@@ -27,7 +27,7 @@ from flautim_lab.catalog.schema import (
     run_uses,
 )
 from flautim_lab.catalog.things import ExperimentVersion, Page, RunLink
-from flautim_lab.errors import CatalogError, ConflictError
+from flautim_lab.errors import ConflictError
 from flautim_lab.experiment.code import Code
 
 
@@ -35,16 +35,19 @@ class Runs(Uses, Experiments):
     """The part of the catalog that keeps what runs were made with."""
 
     def add_run(self, run_id: str, experiment: str) -> RunLink:
-        """Note which versions a run is made with; once more changes nothing."""
-        text(run_id, "the id of the run", 200)
-        if not run_id:
-            raise CatalogError("the id of the run is empty")
+        """Note which versions a run is made with; once more changes nothing.
+
+        Of a run that the service made they must be those that it was made with.
+        """
+        check_run_id(run_id)
         asked = read_ref(experiment, 3)
         with self._writing() as connection:
             row = self._experiment_row(connection, asked, Action.DO_WORK, Action.SEE_WORK)
             version = self._experiment(connection, row.id, asked.version)
             link = _found(connection, run_id)
             if link is not None:
+                if link.started_by != self._actor.user:
+                    raise taken(run_id)
                 if link.experiment != version.ref:
                     raise ConflictError(f"run {run_id} was made with {link.experiment} already")
                 return link
@@ -57,7 +60,9 @@ class Runs(Uses, Experiments):
                 if found is None:
                     self._refuse_dataset(data, project, code)
                 read.append((found, data.version or 0))
-            self._note_uses(connection, run_id, read, f"{project.institution}/{project.key}", code)
+            shown = f"{project.institution}/{project.key}"
+            self._check_uses(connection, run_id, {found.id for found, _ in read}, shown, code)
+            self._note_uses(connection, run_id, read, shown, code)
             connection.execute(
                 sa.insert(run_links).values(
                     run_id=run_id,
@@ -70,6 +75,27 @@ class Runs(Uses, Experiments):
             self._touch(connection, project.id)
             made = connection.execute(_links().where(run_links.c.run_id == run_id)).one()
             return _all(connection, [made])[0]
+
+    def _check_uses(
+        self, connection: sa.Connection, run_id: str, read: set[int], project: str, code: str
+    ) -> None:
+        """Refuse to call a run that was admitted another one than it is.
+
+        Raises
+        ------
+        ConflictError
+        """
+        noted = connection.execute(sa.select(run_uses).where(run_uses.c.run_id == run_id)).all()
+        if not noted:
+            return
+        if any(use.started_by != self._actor.user for use in noted):
+            raise taken(run_id)
+        said = {(use.project, use.code) for use in noted}
+        if said != {(project, code)} or read != {use.dataset_id for use in noted}:
+            raise ConflictError(
+                f"run {run_id} reads data for project {noted[0].project} with its own code, which "
+                "is not this experiment; name the one that it was made with"
+            )
 
     def _code_of(self, connection: sa.Connection, version: ExperimentVersion) -> Code:
         asked = read_ref(version.model, 3)

@@ -12,9 +12,16 @@ from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import not_there
 from flautim_lab.catalog.local.datasets import Datasets
 from flautim_lab.catalog.refs import Ref, read_ref
-from flautim_lab.catalog.schema import dataset_versions, datasets, institutions, run_uses
+from flautim_lab.catalog.schema import (
+    dataset_versions,
+    datasets,
+    institutions,
+    run_links,
+    run_uses,
+)
 from flautim_lab.catalog.things import Page, RunUse
-from flautim_lab.errors import NotAllowedError
+from flautim_lab.errors import CatalogError, ConflictError, NotAllowedError
+from flautim_lab.names import RUN_ID
 
 
 class Uses(Datasets):
@@ -42,7 +49,10 @@ class Uses(Datasets):
             )
 
     def stop_use(self, run_id: str) -> tuple[RunUse, ...]:
-        """Ask for the end of a run that reads one's institution's data; it ends in seconds."""
+        """Ask for the end of a run that reads one's institution's data.
+
+        It ends in seconds; one of a hub's service that does not loses its pods.
+        """
         with self._writing() as connection:
             query = _uses().where(run_uses.c.run_id == run_id).order_by(datasets.c.id)
             mine = [
@@ -93,11 +103,19 @@ class Uses(Datasets):
 
         Raises
         ------
+        ConflictError
+            If anything was noted of a run of that id, by whomever: what an earlier run has noted
+            (its end, a stop) would hide this one from the data's owners.
         NotFoundError, NotAllowedError
             If there is no such dataset or project, or it is not granted to it for this code.
         """
+        check_run_id(run_id)
         with self._writing() as connection:
             row = self._project_row(connection, project, Action.DO_WORK, Action.SEE_WORK)
+            for table in (run_uses, run_links):
+                there = sa.select(table.c.run_id).where(table.c.run_id == run_id)
+                if connection.scalar(there.limit(1)) is not None:
+                    raise taken(run_id)
             read = []
             for key, path in homes.items():
                 found = self._at(connection, row, key, path, code)
@@ -135,12 +153,40 @@ class Uses(Datasets):
             self._refuse_dataset(Ref((key, seen[0].key)), project, code)
         raise not_there(f"dataset of {key} whose rows are in {path!r}")
 
-    def stops_asked(self, runs: Sequence[str]) -> dict[str, str]:
-        """Return which of some runs are to end, and who asked for it; for the service alone."""
-        asked = run_uses.c.run_id.in_(runs) & run_uses.c.stop_asked.is_not(None)
-        query = sa.select(run_uses.c.run_id, run_uses.c.stop_asked_by).where(asked)
+    def stops_asked(self, runs: Mapping[str, str]) -> dict[str, tuple[str, float]]:
+        """Return which of some runs are to end; for the service alone.
+
+        Parameters
+        ----------
+        runs : mapping of str to str
+            Who started each, by its id: what others noted under that id is not this run's.
+
+        Returns
+        -------
+        dict of str to (str, float)
+            Who asked first, and when (seconds since 1970), by the run's id.
+        """
+        asked = run_uses.c.run_id.in_(sorted(runs)) & run_uses.c.stop_asked.is_not(None)
+        query = sa.select(run_uses).where(asked).order_by(run_uses.c.stop_asked.desc())
         with self._database.reading() as connection:
-            return {row.run_id: row.stop_asked_by for row in connection.execute(query)}
+            return {
+                row.run_id: (row.stop_asked_by, row.stop_asked)
+                for row in connection.execute(query)
+                if row.started_by == runs[row.run_id]
+            }
+
+    def going_by_service(self, before: float) -> dict[str, str]:
+        """Return who started each run of the service's whose end is not noted, by its id.
+
+        Parameters
+        ----------
+        before : float
+            Those that were admitted before that moment (seconds since 1970).
+        """
+        going = run_uses.c.by_service & run_uses.c.ended.is_(None) & (run_uses.c.started < before)
+        query = sa.select(run_uses.c.run_id, run_uses.c.started_by).where(going).distinct()
+        with self._database.reading() as connection:
+            return {row.run_id: row.started_by for row in connection.execute(query)}
 
     def _note_uses(
         self,
@@ -187,6 +233,23 @@ class Uses(Datasets):
             ref = f"{row.institution}/{row.key}@{number}"
             told = {"dataset": ref, "project": project, "code": code}
             self._note(connection, row.institution, "ran", run_id, **told)
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse an id that no run has.
+
+    Raises
+    ------
+    CatalogError
+    """
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        shown = repr(run_id[:100] if isinstance(run_id, str) else run_id)
+        raise CatalogError(f"{shown} is no run id, such as r20261125-202140-iris-7d1947b4")
+
+
+def taken(run_id: str) -> ConflictError:
+    """Return the refusal of an id that another run has, or had."""
+    return ConflictError(f"the run id {run_id} is taken; run the experiment again")
 
 
 def _uses() -> sa.Select[Any]:

@@ -269,6 +269,7 @@ class _AuditList:
             "ran": text("ran"),
             "stopped": text("stopped"),
             "registered": text("registered"),
+            "withdrew": text("withdrew"),
             "published": text("published"),
             "no longer published": text("no longer published"),
         }

@@ -84,7 +84,7 @@ class ClusterSchedule:
         self._settle, self._watch = settle, watch
         self._state = folder.path / STATE
         self._going: dict[int, Going] = {}
-        self._said = ""
+        self._said: dict[str, str] = {}
         self._in_hub = service.is_at_hand(cluster)
         self._place: Place = HubPlace(cluster) if self._in_hub else OwnPlace(cluster)
         self._place.check()
@@ -178,6 +178,8 @@ class ClusterSchedule:
         while waiting:
             try:
                 seen = self._place.look(facts)
+                if seen.waits:
+                    self._say("points", seen.waits)
                 found: dict[int, list[SeenPod]] = {}
                 for each in seen.pods:
                     found.setdefault(each.index, []).append(each)
@@ -236,10 +238,11 @@ class ClusterSchedule:
                     put_in(Records.default(), place)
         return outcome
 
-    def _say(self, _name: str, sentence: str) -> None:
-        if sentence and sentence != self._said:
-            self._said = sentence
+    def _say(self, name: str, sentence: str) -> None:
+        """Say what is new about a pod, about all points or about the cluster."""
+        if sentence and sentence != self._said.get(name):
             sys.stderr.write(f"{sentence}\n")
+        self._said[name] = sentence
 
 
 def _digest(content: Content) -> str:

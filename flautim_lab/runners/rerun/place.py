@@ -58,12 +58,15 @@ class Seen:
         Why no other point will be begun, "" while some may.
     pods : list of SeenPod
         The oldest first.
+    waits : str
+        Why fewer pods are there than there should be, "" where nothing keeps them from being made.
     """
 
     finished: frozenset[int]
     failed: frozenset[int]
     over: str
     pods: list[SeenPod]
+    waits: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -78,6 +81,7 @@ class Seen:
             frozenset(told["failed"]),
             told["over"],
             [SeenPod(**each) for each in told["pods"]],
+            told.get("waits", ""),
         )
 
 
@@ -183,9 +187,10 @@ def look_at(api: Api, pods: RunPods) -> Seen:
     ClusterError
         If it cannot be asked now.
     """
-    from flautim_lab.pods.points import find_pods, state_of
+    from flautim_lab.pods.points import find_pods, state_of, why_missing
 
     state = state_of(api, pods)  # before the pods: an index that ended has one
+    there = find_pods(api, pods)
     found = [
         SeenPod(
             each.pod.metadata.name,
@@ -195,9 +200,10 @@ def look_at(api: Api, pods: RunPods) -> Seen:
             each.trouble,
             parcel.read_told(api.log(each.pod, 5)) if each.phase == "Running" else {},
         )
-        for each in find_pods(api, pods)
+        for each in there
     ]
-    return Seen(state.finished, state.failed, state.over, found)
+    waits = why_missing(api, pods, there) if state.missing else ""
+    return Seen(state.finished, state.failed, state.over, found, waits)
 
 
 def result_of(api: Api, pods: RunPods, name: str) -> bytes | None:

@@ -143,6 +143,9 @@ class Cluster:
         self.jobs[name].look()
         return self.jobs[name].status()
 
+    def refusals(self, _job: str, _namespace: str) -> list[Any]:
+        return []
+
     def pods(self, run: Any, role: str) -> list[Any]:
         assert role == "point"
         job = self.jobs.get(f"{run.name}-points")
