@@ -206,7 +206,7 @@ def test_what_a_library_says_is_not_told(volume, monkeypatch):
     assert "Maria" not in str(caught.value)
     (volume / "iris.csv").write_text('Maria,"João\n' * 3)
     with pytest.raises(
-        lab.DatasetError, match="cannot be read as the sample is|has no col"
+        lab.DatasetError, match=r"cannot be read as the sample is|has no col"
     ) as told:
         sample().rows_at("ufmg")
     assert "Maria" not in str(told.value)
