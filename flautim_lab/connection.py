@@ -118,7 +118,10 @@ class Service:
                 if not answer.is_success:
                     answer.read()
                 self._check(answer)
-                yield from EventSource(answer).iter_sse()
+                for told in EventSource(answer).iter_sse():
+                    # To httpx-sse a comment that follows an event is an event without data.
+                    if told.data:
+                        yield told
         except httpx.HTTPError as error:
             raise self._away(error) from error
 

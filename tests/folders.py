@@ -99,6 +99,7 @@ class Folders:
             }
             if space in self.run.data:
                 environment["FLAUTIM_LAB_DATA"] = str(self.data[space])
+                environment["FLAUTIM_LAB_DATA_HASHES"] = json.dumps(self.run.hashes.get(space, {}))
         environment["FLAUTIM_LAB_MOUNTS"] = str(root)
         command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
         with open(self.root / f"{name}.log", "ab") as log:

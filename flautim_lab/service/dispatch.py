@@ -30,6 +30,7 @@ from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller
 from flautim_lab.service.membership import check_member, home_of
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.tables import checked_tables
 from flautim_lab.service.turns import Turns
 
 RUN_ID = re.compile(r"r[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,30}-[0-9a-f]{8}")
@@ -180,8 +181,9 @@ class Dispatch:
                 self._admit(run_id, caller, asked.cluster.project, packed)
             run = ClusterRun(self._records.folder(run_id))
             spaces = self._settings.institutions
-            homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
             try:
+                tables = self._tables(run_id, packed)
+                homes = {spaces[each]: (each, tables[each]) for each in packed.homes}
                 run.prepare(run_id, archive, asked.clients, cluster, homes)
                 for strike in asked.faults:
                     faults.plan(run.folder, strike.fault())
@@ -322,6 +324,18 @@ class Dispatch:
         self._catalogs(caller).admit_run(
             run_id, project, packed.homes, packed.code.hash, packed.target
         )
+
+    def _tables(self, run_id: str, packed: Packed) -> dict[str, dict[str, str]]:
+        """Return the path of each home's table and its hash, if the sample is alike.
+
+        Raises
+        ------
+        ExperimentError
+        """
+        if not packed.homes:
+            return {}
+        hashes = checked_tables(packed, self._catalogs.own().read_by(run_id))
+        return {home: {path: hashes[home]} for home, path in packed.homes.items()}
 
     def _obey_owners(self) -> None:
         """End runs whose data's owners ask for it, until the service ends."""
