@@ -17,6 +17,7 @@ __all__ = ["MOST_FILES", "MOST_UNPACKED", "read_plain"]
 MOST_UNPACKED = 256 * 2**20
 MOST_FILES = 2000
 _GZIP = 16 + zlib.MAX_WBITS  # a gzip header, read by zlib: Python's own reads a name byte by byte
+_PART = 2**20
 _FILE = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
@@ -57,14 +58,20 @@ def read_plain(packed: bytes, names: Collection[str], folder: str) -> dict[str, 
             begin += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _unpacked(packed: bytes) -> bytes:
-    stream = zlib.decompressobj(_GZIP)
-    content = stream.decompress(packed, MOST_UNPACKED + 1)
-    if len(content) > MOST_UNPACKED:
-        raise ValueError(f"it holds more than {MOST_UNPACKED // 2**20} MiB")
-    if not stream.eof:
-        raise ValueError("it is cut off")
-    if stream.unused_data:
+def _unpacked(packed: bytes) -> bytearray:
+    """Return what is in a gzip stream; in parts, since zlib would need twice the memory for it."""
+    stream, content, taken = zlib.decompressobj(_GZIP), bytearray(), 0
+    while not stream.eof:
+        part = stream.unconsumed_tail
+        if not part:
+            part = packed[taken : taken + _PART]
+            taken += len(part)
+            if not part:
+                raise ValueError("it is cut off")
+        content += stream.decompress(part, _PART)
+        if len(content) > MOST_UNPACKED:
+            raise ValueError(f"it holds more than {MOST_UNPACKED // 2**20} MiB")
+    if stream.unused_data or taken < len(packed):
         raise ValueError("something follows its end")
     return content
 

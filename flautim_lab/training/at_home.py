@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ LEFT_OUT = (
     "some measures were left out: where rows stay home, each is a number whose name is written in "
     f"the code, such as 'recall' or f'recall_{{number}}', and there are {MOST_MEASURES} at most"
 )
-_NUMBERS = (ArrayRecord, MetricRecord)
+_NUMBERS = ("ArrayRecord", "MetricRecord")
 _WANTED = {
     MessageType.TRAIN: ["ArrayRecord", "MetricRecord"],
     MessageType.EVALUATE: ["MetricRecord"],
@@ -113,17 +114,16 @@ class Screen:
             The buffers that it was sent, likewise.
         """
         content = answer.content
-        kinds = [type(record) for record in content.values()]
-        wanted = _WANTED[question.metadata.message_type.partition(".")[0]]
+        asked = question.metadata.message_type.partition(".")[0]
+        alike = self._are_sums if asked == MessageType.QUERY else functools.partial(_alike, sent)
+        kinds = [type(record).__name__ for record in content.values()]
         try:
-            _refuse_if(
-                sorted(wanted) != sorted(kind.__name__ for kind in kinds if kind in _NUMBERS)
-            )
+            _refuse_if(sorted(kind for kind in kinds if kind in _NUMBERS) != _WANTED[asked])
             for key, record in list(content.items()):
                 if isinstance(record, MetricRecord):
                     self._measures(record)
                 elif isinstance(record, ArrayRecord):
-                    _refuse_if(not (self._are_sums(record) or _alike(record, sent)))
+                    _refuse_if(not alike(record))
                 elif key == "buffers" and buffers:
                     _refuse_if(set(record) != {"buffers"})
                     _refuse_if(_kinds(record["buffers"]) != _kinds(buffers))  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def _refuse_if(wrong: bool) -> None:
         raise ValueError
 
 
-def _alike(record: ArrayRecord, sent: ArrayRecord) -> bool:
+def _alike(sent: ArrayRecord, record: ArrayRecord) -> bool:
     """Whether these are the weights of a model, as numbers of whatever width."""
     shapes = {name: tuple(array.shape) for name, array in sent.items()}
     return {name: tuple(array.shape) for name, array in record.items()} == shapes and all(

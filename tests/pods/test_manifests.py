@@ -276,6 +276,9 @@ def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody
     assert (mount.mount_path, mount.read_only) == ("/flautim/data", True)
     assert volume.persistent_volume_claim.claim_name == "trips"
     assert volume.persistent_volume_claim.read_only is True
+    # Nowhere to write to but /tmp: not where the run's records and files are.
+    writable = [each.name for each in ifnmg.containers[0].volume_mounts if not each.read_only]
+    assert writable == ["tmp"]
     # What it writes last is no word of ours, and a name that it asks for might carry a row out.
     assert ifnmg.containers[0].termination_message_policy == "File"
     egress = plain(manifests.make_worker_policy(run, "ifnmg", OWNER))["spec"]["egress"]
