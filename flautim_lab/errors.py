@@ -8,6 +8,7 @@
     │   ├── ModelError         the model does not fit the data
     │   └── BundleError        the source of a class cannot be kept or found again
     ├── TrainingError          the run itself failed (names the round and the client)
+    │   └── DivergedError      what a client trains is no longer finite
     ├── ClusterError           the cluster cannot be reached, or refuses (names what, and who may)
     ├── RecordsError           the records cannot be read or written (disk full, not a database)
     │   └── RunNotFoundError   no run of that name
@@ -55,6 +56,10 @@ class BundleError(ExperimentError):
 
 class TrainingError(FlautimError, RuntimeError):
     """A run failed while it was training."""
+
+
+class DivergedError(TrainingError):
+    """The loss or a weight became NaN or infinite."""
 
 
 class ClusterError(FlautimError):

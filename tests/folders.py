@@ -101,6 +101,7 @@ class Folders:
                 environment["FLAUTIM_LAB_DATA"] = str(self.data[space])
                 if space in self.run.fewest_rows:
                     environment["FLAUTIM_LAB_FEWEST_ROWS"] = str(self.run.fewest_rows[space])
+                environment["FLAUTIM_LAB_DATA_HASHES"] = json.dumps(self.run.hashes.get(space, {}))
         environment["FLAUTIM_LAB_MOUNTS"] = str(root)
         command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
         with open(self.root / f"{name}.log", "ab") as log:

@@ -14,13 +14,13 @@ from flautim_lab.catalog.at_home import at_home, is_on_volume
 from flautim_lab.catalog.code import MODEL_FILE
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.made_up import ROWS, made_up_rows
-from flautim_lab.catalog.registering import sha256_of
 from flautim_lab.catalog.things import MADE_UP, REAL, DatasetVersion, ModelVersion
 from flautim_lab.errors import CatalogError, DatasetError, ModelError
 from flautim_lab.experiment.bundle_import import import_file
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.partition import Partition
+from flautim_lab.experiment.table import sha256_of
 from flautim_lab.home import data_volume, home, private_folder
 from flautim_lab.names import choose
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.sources import class_named
 from flautim_lab.catalog.things import Column, DatasetVersion
 from flautim_lab.errors import DatasetError
-from flautim_lab.experiment.table import read_table
+from flautim_lab.experiment.table import read_table, sha256_of
 from flautim_lab.home import data_volume
 from flautim_lab.names import choose
 
@@ -54,21 +53,6 @@ def schema_of(path: str | Path) -> Schema:
     frame, _ = read_table(path)
     columns = tuple(_column(str(name), values) for name, values in frame.items())
     return Schema(columns, len(frame), sha256_of(path))
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the hash of a file's bytes.
-
-    Raises
-    ------
-    DatasetError
-        If it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def register_dataset(

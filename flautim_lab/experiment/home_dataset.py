@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -11,20 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_bool_dtype
 from torch import Tensor
 
 from flautim_lab.errors import DatasetError
 from flautim_lab.experiment.csv_dataset import CSVDataset
-from flautim_lab.experiment.table import column_names, is_number, read_table
-from flautim_lab.names import check_name, count, unknown
+from flautim_lab.experiment.table import column_names, is_number, read_table, sha256_of
+from flautim_lab.names import check_name, count
 
-__all__ = ["DATA_VARIABLE", "HomeDataset"]
+__all__ = ["DATA_VARIABLE", "HASHES_VARIABLE", "HomeDataset", "check_home_paths", "on_a_volume"]
 
 #: Where a worker in an institution finds its data volume.
 DATA_VARIABLE = "FLAUTIM_LAB_DATA"
 #: How few rows of it may be trained on, or validated on, together.
 FEWEST_VARIABLE = "FLAUTIM_LAB_FEWEST_ROWS"
 FEWEST_ROWS = 10
+#: What the tables there must be: JSON, the SHA-256 of a file by its path on the volume.
+HASHES_VARIABLE = "FLAUTIM_LAB_DATA_HASHES"
+
+
+def on_a_volume() -> bool:
+    """Whether this process was given an institution's data volume, whatever it makes of it."""
+    return bool(os.environ.get(DATA_VARIABLE))
 
 
 class HomeDataset(CSVDataset):
@@ -78,7 +87,7 @@ class HomeDataset(CSVDataset):
         **settings: Any,
     ) -> None:
         super().__init__(data, target, **settings)
-        self.homes = _check_homes(homes)
+        self.homes = check_home_paths(homes)
         self.root = root
         self._read_already: dict[str, tuple[Tensor, Tensor]] = {}
         self._digests: dict[str, str] = {}
@@ -120,8 +129,9 @@ class HomeDataset(CSVDataset):
         Raises
         ------
         DatasetError
-            If the institution's table is not there, or is not as the sample is. It names columns
-            and counts, never a value.
+            If the institution's table is not there, is not the one that was registered, or is not
+            as the sample is. It names columns of the sample, and nothing that is in the table: not
+            its own columns either, which are values where a header line is missing.
         """
         folder = self.folder()
         if folder is None:
@@ -153,48 +163,100 @@ class HomeDataset(CSVDataset):
             raise DatasetError(
                 f"{shown} cannot be read: {self.homes[place]!r} is not on the volume of {place}"
             )
-        with path.open("rb") as file:
-            self._digests[place] = hashlib.file_digest(file, "sha256").hexdigest()
+        self._digests[place] = sha256_of(path)
+        wanted = json.loads(os.environ.get(HASHES_VARIABLE) or "{}").get(self.homes[place])
         try:
+            if wanted and self._digests[place] != wanted:
+                raise _ChangedError
             frame, _ = read_table(path)
-        except DatasetError as error:
-            raise DatasetError(f"{shown} cannot be read: {error}") from None
-        return self._read(frame, shown)
+            return self._read(frame, shown)
+        except _ChangedError:
+            raise DatasetError(
+                f"{shown} has changed since it was registered, and that one was granted; its "
+                "owner may restore it, or register it as a new version"
+            ) from None
+        except _NotAlikeError as error:
+            raise DatasetError(str(error)) from None
+        except Exception:  # noqa: BLE001 - whatever pandas, numpy or torch say may be a value
+            raise DatasetError(
+                f"{shown} cannot be read as the sample is; its owner sees why by "
+                "lab.CSVDataset on the file"
+            ) from None
 
     def _read(self, frame: pd.DataFrame, shown: str) -> tuple[Tensor, Tensor]:
         names = self.columns()
         for name in names:
             if name not in frame:
-                raise DatasetError(f"{shown}: {unknown(name, column_names(frame), 'column')}")
+                raise _NotAlikeError(f"{shown} has no column named {name!r}")
         used = frame[names]
         if self.missing == "drop":
             used = used[used.notna().all(axis=1)].reset_index(drop=True)
         if used[self.target].isna().any():
-            raise DatasetError(
-                f"{shown} lacks the target {self.target!r} in "
-                f"{count(int(used[self.target].isna().sum()), 'row')}; fill it in, or say "
+            raise _NotAlikeError(
+                f"{shown} lacks the target {self.target!r} in some rows; fill it in, or say "
                 "missing='drop'"
             )
         if len(used) < 2:
-            raise DatasetError(
+            raise _NotAlikeError(
                 f"{shown} has {count(len(used), 'row')} that can be used, and training and "
                 "validation need two"
             )
-        _check_alike(used, self.frame[names], self.target, shown)
+        self._check_alike(used, shown)
         return self.encode(used), self._encode_targets(used[self.target], shown)
 
+    def _check_alike(self, frame: pd.DataFrame, shown: str) -> None:
+        """Refuse a table whose columns hold something else than the sample's."""
+        for name in column_names(frame):
+            ours, theirs = self.frame[name], frame[name]
+            if is_number(ours) != is_number(theirs) and not theirs.isna().all():
+                held, wanted = ("numbers", "text") if is_number(theirs) else ("text", "numbers")
+                raise _NotAlikeError(
+                    f"{shown}: column {name!r} holds {held}, and {wanted} are wanted"
+                )
+            if name == self.target:
+                continue
+            if theirs.isna().any() and self.missing != "mean":
+                raise _NotAlikeError(
+                    f"{shown}: column {name!r} has missing values; fill them first, or say "
+                    "missing='drop'"
+                )
+            if is_number(ours):
+                _check_range(theirs, f"{shown}: column {name!r}")
+            elif set(theirs.dropna().map(str)) - set(ours.dropna().map(str)):
+                raise _NotAlikeError(
+                    f"{shown}: column {name!r} has categories that the sample does not have; add "
+                    "them to the sample"
+                )
+
     def _encode_targets(self, values: pd.Series[Any], shown: str) -> Tensor:
+        what = f"{shown}: the target {self.target!r}"
         if self.classes is None:
+            if not is_number(values) and not is_bool_dtype(values.dtype):
+                raise _NotAlikeError(f"{what} holds text, and numbers are wanted")
+            _check_range(values, what)
             return torch.from_numpy(values.to_numpy(np.float32))
         numbers = {name: number for number, name in enumerate(self.classes)}
         texts = values.map(_class_name)
-        known = texts.isin(numbers)
-        if not known.all():
-            raise DatasetError(
-                f"{shown} has {count(int((~known).sum()), 'row')} of a class of {self.target!r} "
-                f"that the sample does not have; its classes are: {', '.join(self.classes)}"
+        if not texts.isin(numbers).all():
+            raise _NotAlikeError(
+                f"{what} has classes that the sample does not have, which are: "
+                f"{', '.join(self.classes)}"
             )
         return torch.from_numpy(texts.map(numbers).to_numpy(np.int64, copy=True))
+
+
+class _ChangedError(Exception):
+    """A table is another one than was registered."""
+
+
+class _NotAlikeError(Exception):
+    """A table is not as the sample is; with a sentence in which no value of it is."""
+
+
+def _check_range(values: pd.Series[Any], what: str) -> None:
+    with np.errstate(over="ignore"):
+        if np.isinf(values.to_numpy(np.float32)).any():
+            raise _NotAlikeError(f"{what} has numbers that are infinite or beyond 3.4e38")
 
 
 def _class_name(value: Any) -> str:
@@ -205,23 +267,14 @@ def _class_name(value: Any) -> str:
     return str(value)
 
 
-def _check_alike(frame: pd.DataFrame, sample: pd.DataFrame, target: str, shown: str) -> None:
-    """Refuse a table whose columns hold something else than the sample's, without telling what."""
-    for name in column_names(sample):
-        ours, theirs = sample[name], frame[name]
-        if is_number(ours) != is_number(theirs) and not theirs.isna().all():
-            held, wanted = ("numbers", "text") if is_number(theirs) else ("text", "numbers")
-            raise DatasetError(f"{shown}: column {name!r} holds {held}, and {wanted} are wanted")
-        if not is_number(ours) and name != target:
-            strange = set(theirs.dropna().map(str)) - set(ours.dropna().map(str))
-            if strange:
-                raise DatasetError(
-                    f"{shown}: column {name!r} has {count(len(strange), 'category', 'categories')} "
-                    "that the sample does not have; add them to the sample"
-                )
+def check_home_paths(homes: Any) -> dict[str, str]:
+    """Return where each institution has its table, by its name.
 
-
-def _check_homes(homes: Any) -> dict[str, str]:
+    Raises
+    ------
+    DatasetError
+        If that is no mapping of names to relative paths.
+    """
     if not isinstance(homes, Mapping) or not homes:
         raise DatasetError(
             "homes must say where each institution has its table, such as "

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flautim_lab.errors import ModelError, TrainingError
+from flautim_lab.errors import DivergedError, ModelError, TrainingError
 
 if TYPE_CHECKING:
     from flautim_lab.experiment.experiment import Experiment
@@ -193,7 +193,7 @@ def train(
             count = rows_of(batch)
             value = loss.item()
             if not math.isfinite(value):
-                raise TrainingError(why_not_finite(experiment, batch, value))
+                raise DivergedError(why_not_finite(experiment, batch, value))
             total += value * count
             rows += count
     if rows == 0:
@@ -220,15 +220,15 @@ def check_trained(experiment: Experiment, model: nn.Module, loss: float) -> None
 
     Raises
     ------
-    TrainingError
+    DivergedError
         If the loss or a trained weight is NaN or infinite.
     """
     advice = f"lower lr (now {experiment.lr:g}), or scale the data and the targets"
     if not math.isfinite(loss):
-        raise TrainingError(f"training_loop returned the loss {loss}; {advice}")
+        raise DivergedError(f"training_loop returned the loss {loss}; {advice}")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(parameter.detach()).all()):
-            raise TrainingError(
+            raise DivergedError(
                 f"the weight {name!r} became NaN or infinite while training; {advice}"
             )
 

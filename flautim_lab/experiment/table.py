@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import itertools
 import os
@@ -95,6 +96,21 @@ def read_table(data: Any) -> tuple[pd.DataFrame, Source]:
     if frame.empty:
         raise DatasetError(f"{source.shown} has no rows; add them below the names of the columns")
     return canonical(frame.set_axis(names, axis=1), source), source
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the hash of a file's bytes, read in parts, in hexadecimal.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def _check_file(path: Path) -> None:

@@ -20,7 +20,7 @@ class Permission(NamedTuple):
 PERMISSIONS = (
     Permission("", "configmaps", ("create", "get", "list", "delete")),
     Permission("", "secrets", ("create",)),
-    Permission("", "services", ("create",)),
+    Permission("", "services", ("create", "get")),
     Permission("", "persistentvolumeclaims", ("create", "list")),
     Permission("", "pods", ("list", "watch", "delete")),
     Permission("", "pods/log", ("get",)),

@@ -224,8 +224,15 @@ class Api:
         self.create(secret)
         policy = manifests.make_worker_policy(run, space, owner)
         self.create(policy)
-        job = manifests.make_worker_job(run, space, len(code), owner)
+        server = self._address_of(run) if space in run.data else ""
+        job = manifests.make_worker_job(run, space, len(code), owner, server)
         self.create(job)
+
+    def _address_of(self, run: RunPods) -> str:
+        """Return the cluster's address of a run's server; it is that of the Service for good."""
+        with _refusals(f"read Service {run.name}"):
+            found = self._core.read_namespaced_service(run.name, run.namespace)
+        return str(found.spec.cluster_ip)
 
     def _has_anchor(self, run: RunPods) -> bool:
         name = run.anchor(run.namespace, SERVER)

@@ -25,7 +25,7 @@ from typing import Any
 
 from kubernetes import client as k8s
 
-from flautim_lab.experiment.home_dataset import DATA_VARIABLE, FEWEST_VARIABLE
+from flautim_lab.pods.volume import know_by_address, mount_data
 
 ROLE_LABEL, RUN_LABEL = "flautim-lab/role", "flautim-lab/run"
 SERVER, WORKER, POINT = "server", "worker", "point"
@@ -35,7 +35,6 @@ FLEET_PORT, API_PORT = 9092, 9093
 CHUNK_BYTES = 700_000  # a ConfigMap holds 1 MiB, and its bytes travel as base64
 USER = 1000  # of the image; any but root would do
 CODE, STATE, RUN_FILES, KEYS = "/flautim/code", "/flautim/state", "/flautim/run", "/flautim/keys"
-DATA = "/flautim/data"
 BUG_EXIT = 70  # of a worker whose experiment cannot be loaded: starting it again changes nothing
 WAIT_FOR_DISRUPTED_SECONDS = 30
 MOST_SCALED = 64  # workers that a namespace may be scaled to, unless it began with more
@@ -98,6 +97,8 @@ class RunPods:
         namespace is not named.
     fewest_rows : mapping of str to int
         How few of its rows a namespace lets be counted together, where it is not the default.
+    hashes : mapping of str to mapping
+        The SHA-256 of each of them, by its path: only that table was granted.
     homes : mapping of str to str
         How the experiment names a namespace, where that is another name.
     faults : sequence of mapping
@@ -123,6 +124,7 @@ class RunPods:
     data: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fewest_rows: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
     faults: Sequence[Mapping[str, Any]] = ()
 
@@ -305,7 +307,7 @@ def make_server_job(run: RunPods, parts: int, owner: k8s.V1OwnerReference) -> k8
 
 
 def make_worker_job(
-    run: RunPods, namespace: str, parts: int, owner: k8s.V1OwnerReference
+    run: RunPods, namespace: str, parts: int, owner: k8s.V1OwnerReference, server: str = ""
 ) -> k8s.V1Job:
     """Return the workers of a namespace: an Indexed Job, whose index is a worker's slot.
 
@@ -316,6 +318,8 @@ def make_worker_job(
 
     It is elastic (``completions`` and ``parallelism`` are changed together while it runs), so that
     there is no ``maxFailedIndexes``, which must never be more than either.
+
+    ``server`` is the address of the run's Service, for workers with rows: they ask for no name.
     """
     number = run.workers[namespace]
     container = make_container(run, WORKER, run.worker)
@@ -325,7 +329,11 @@ def make_worker_job(
     ]
     pod = make_pod(run, namespace, WORKER, container, parts, "Never")
     if namespace in run.data:
-        _mount_data(pod, run, namespace)
+        tables, hashes = run.tables.get(namespace, ()), run.hashes.get(namespace, {})
+        fewest = run.fewest_rows.get(namespace)
+        mount_data(pod, run.data[namespace], tables, hashes, fewest)
+        if server:
+            know_by_address(pod, run.address, server)
     rules = [
         k8s.V1PodFailurePolicyRule(
             action="Ignore",
@@ -380,10 +388,21 @@ def make_server_policy(run: RunPods, owner: k8s.V1OwnerReference) -> k8s.V1Netwo
 def make_worker_policy(
     run: RunPods, namespace: str, owner: k8s.V1OwnerReference
 ) -> k8s.V1NetworkPolicy:
-    """Return whom workers may talk to: the run's server and the cluster's names, nobody else."""
-    names = k8s.V1NetworkPolicyPeer(
-        namespace_selector=k8s.V1LabelSelector(match_labels={ANYWHERE: "kube-system"})
-    )
+    """Return whom workers may talk to: the run's server and the cluster's names, nobody else.
+
+    Those with rows ask for no names: a question for ``maria.example.org`` would carry one out.
+    """
+    egress = [
+        k8s.V1NetworkPolicyEgressRule(
+            to=[_peer(run, run.namespace, SERVER)], ports=[_port(FLEET_PORT)]
+        )
+    ]
+    if namespace not in run.data:
+        names = k8s.V1NetworkPolicyPeer(
+            namespace_selector=k8s.V1LabelSelector(match_labels={ANYWHERE: "kube-system"})
+        )
+        ports = [_port(53, "UDP"), _port(53, "TCP")]
+        egress.append(k8s.V1NetworkPolicyEgressRule(to=[names], ports=ports))
     return k8s.V1NetworkPolicy(
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
@@ -392,14 +411,7 @@ def make_worker_policy(
             pod_selector=k8s.V1LabelSelector(match_labels=labels(run, WORKER)),
             policy_types=["Ingress", "Egress"],
             ingress=[],
-            egress=[
-                k8s.V1NetworkPolicyEgressRule(
-                    to=[_peer(run, run.namespace, SERVER)], ports=[_port(FLEET_PORT)]
-                ),
-                k8s.V1NetworkPolicyEgressRule(
-                    to=[names], ports=[_port(53, "UDP"), _port(53, "TCP")]
-                ),
-            ],
+            egress=egress,
         ),
     )
 
@@ -493,24 +505,6 @@ def make_pod(
             ],
         ),
     )
-
-
-def _mount_data(pod: k8s.V1PodTemplateSpec, run: RunPods, namespace: str) -> None:
-    """Let a pod's only container read an institution's volume, or some of it; nobody writes."""
-    tables = run.tables.get(namespace, ())
-    claim = run.data[namespace]
-    source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
-    pod.spec.volumes.append(k8s.V1Volume(name="data", persistent_volume_claim=source))
-    (container,) = pod.spec.containers
-    whole: list[tuple[str, str | None]] = [(DATA, None)]
-    mounts = [(f"{DATA}/{path}", path) for path in tables] or whole
-    container.volume_mounts += [
-        k8s.V1VolumeMount(name="data", mount_path=where, sub_path=path, read_only=True)
-        for where, path in mounts
-    ]
-    container.env.append(k8s.V1EnvVar(name=DATA_VARIABLE, value=DATA))
-    if (fewest := run.fewest_rows.get(namespace)) is not None:
-        container.env.append(k8s.V1EnvVar(name=FEWEST_VARIABLE, value=str(fewest)))
 
 
 def _peer(run: RunPods, namespace: str, role: str) -> k8s.V1NetworkPolicyPeer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flautim_lab.pods.volume import has_rows
+
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 START_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # of events
 LONGEST = 200  # characters of what a node says; it tends to repeat itself
@@ -80,6 +82,11 @@ def _of_container(name: str, pod: Any, container: Any) -> str:
                 f'lab.Cluster({setting}="...")'
             )
         if ended is not None and ended.exit_code and ended.exit_code not in SIGNALLED:
+            if has_rows(pod):  # its words may be made of them
+                return (
+                    f"pod {name}, which has rows of its institution, ended with exit status "
+                    f"{ended.exit_code}; why is in its own log, for who runs the cluster there"
+                )
             words = (ended.message or "").strip().splitlines()
             said = f"; its last words: {_short(_clean(words[-1]))}" if words else ""
             return f"pod {name} ended with exit status {ended.exit_code}{said}"

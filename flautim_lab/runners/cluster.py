@@ -245,7 +245,7 @@ class ClusterRun:
         archive: bytes,
         clients: int,
         cluster: Cluster,
-        homes: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
+        homes: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType({}),
     ) -> None:
         """Write what the objects are made from: the experiment, new keys, and the settings.
 
@@ -256,9 +256,10 @@ class ClusterRun:
             The experiment, see :func:`flautim_lab.runners.pod_files.pack`.
         clients : int
         cluster : Cluster
-        homes : mapping of str to (str, sequence of str)
+        homes : mapping of str to (str, mapping of str to str)
             Of a namespace with data, where a hub's service makes the pods: the institution that it
-            is, and the paths on its volume that may be read.
+            is, and the paths on its volume that may be read, with the SHA-256 that they must have
+            ("" where it is not known).
 
         Raises
         ------
@@ -272,7 +273,11 @@ class ClusterRun:
         pods = dataclasses.replace(
             cluster.pods(run_id, clients, api.namespace),
             homes={space: name for space, (name, _) in homes.items()},
-            tables={space: list(paths) for space, (_, paths) in homes.items()},
+            tables={space: list(tables) for space, (_, tables) in homes.items()},
+            hashes={
+                space: {path: known for path, known in tables.items() if known}
+                for space, (_, tables) in homes.items()
+            },
         )
         api.check_access(api.spaces(pods))
         self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)

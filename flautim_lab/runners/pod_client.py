@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flautim_lab.errors import ExperimentError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import on_a_volume
 from flautim_lab.names import count
 from flautim_lab.runners.pod_files import FOLDER, unpack
 from flautim_lab.runners.pod_server import Mounts
@@ -63,7 +64,8 @@ def main() -> int:
 
         try:
             prepare = host.cohorts.prepare
-            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare)
+            why = host.why if on_a_volume() else None
+            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare, why=why)
             worker.serve(connect, PATIENCE_SECONDS)
         except TrainingError as error:
             sys.stderr.write(f"{error}\n")

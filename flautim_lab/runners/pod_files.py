@@ -12,10 +12,11 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from flautim_lab.errors import BundleError, ExperimentError
@@ -24,12 +25,17 @@ from flautim_lab.experiment.bundle import Bundle
 from flautim_lab.experiment.code import Code
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import check_home_paths
+from flautim_lab.runners.plain_archive import read_plain
 
 MOST_BYTES = 20 * 2**20
-MOST_UNPACKED = 256 * 2**20
+MOST_TEXT = 8 * 2**20  # of settings and source: what is made of JSON takes many times as much
+MOST_SAMPLE = 16 * 2**20  # of a table of rows that stay elsewhere
 #: What reading something else than an archive, or than JSON, raises.
 NO_ARCHIVE = (OSError, EOFError, tarfile.TarError, zlib.error, RecursionError)
 FOLDER = "experiment"
+SETTINGS, INDEX, TABLE = "experiment.json", "bundle/bundle.json", "dataset.csv"
+_reading = threading.Lock()  # an archive in memory at a time, whoever sends them
 
 
 def pack(experiment: Experiment) -> bytes:
@@ -47,13 +53,19 @@ def pack(experiment: Experiment) -> bytes:
     with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
         folder = experiment.save(Path(scratch) / FOLDER)
         if isinstance(experiment.dataset, CSVDataset):
-            settings = folder / "experiment.json"
+            settings = folder / SETTINGS
             values = json.loads(settings.read_text(encoding="utf-8"))
             if values["dataset"].pop("path", None) is not None:
-                experiment.dataset.save(folder / "dataset.csv")
+                experiment.dataset.save(folder / TABLE)
                 values["dataset"]["path"] = None
                 settings.write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
-        packed = pack_folder(folder)
+        try:
+            packed = pack_folder(folder, tarfile.USTAR_FORMAT)
+        except ValueError as error:
+            raise BundleError(
+                f"a file of the experiment cannot travel into pods: {error}; give its module a "
+                "shorter name"
+            ) from None
     if len(packed) > MOST_BYTES:
         raise ExperimentError(
             f"the experiment and its data are {len(packed) / 2**20:.0f} MiB, and at most "
@@ -63,10 +75,18 @@ def pack(experiment: Experiment) -> bytes:
     return packed
 
 
-def pack_folder(folder: Path) -> bytes:
-    """Return a folder as a compressed archive; equal content gives equal bytes."""
+def pack_folder(folder: Path, form: int = tarfile.PAX_FORMAT) -> bytes:
+    """Return a folder as a compressed archive; equal content gives equal bytes.
+
+    Parameters
+    ----------
+    folder : Path
+    form : int
+        One of tarfile's. ``USTAR_FORMAT`` has plain headers alone, and names of up to 100 bytes, or
+        255 with their folders; a ValueError tells of a longer one.
+    """
     raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
+    with tarfile.open(fileobj=raw, mode="w", format=form) as archive:
         for path in sorted(folder.rglob("*")):
             archive.add(path, path.relative_to(folder).as_posix(), False, filter=_plain)
     return gzip.compress(raw.getvalue(), mtime=0)
@@ -91,12 +111,15 @@ class Packed:
         Of rows that stay with institutions: the path of each one's table, by its name.
     target : str
         The column of them that is learned.
+    sample : bytes
+        The table that was given in place of those rows, as CSV; empty where none stay anywhere.
     """
 
     code: Code
     settings: Mapping[str, Any]
     homes: Mapping[str, str]
     target: str
+    sample: bytes = b""
 
 
 def read_packed(packed: bytes) -> Packed:
@@ -108,46 +131,63 @@ def read_packed(packed: bytes) -> Packed:
         If it is no such archive, or holds something beside the experiment.
     """
     try:
-        files = _files(packed)
-        settings = json.loads(files.pop("experiment.json"))
-        index = json.loads(files.pop("bundle/bundle.json"))
-        files.pop("dataset.csv", None)
-        sources = {name.removeprefix("bundle/"): text.decode() for name, text in files.items()}
-        bundle = Bundle(sources, index["references"])
-        if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
-            raise ValueError("its source is another than its index says")
-        homes = dict(settings["dataset"].get("homes") or {})
-        if homes:
-            check_sent(settings)
-        target = str(settings["dataset"].get("target", ""))
-        return Packed(Code.of_bundle(bundle, settings), settings, homes, target)
+        with _reading:
+            return _read(packed)
     except KeyError as error:
         raise ExperimentError(f"the archive is no experiment: it has no {error}") from None
-    except (*NO_ARCHIVE, ValueError, TypeError, AttributeError, BundleError) as error:
+    except MemoryError:
+        raise ExperimentError(
+            "the archive needs more memory than the service has; give fewer rows"
+        ) from None
+    except (TypeError, AttributeError):
+        raise ExperimentError(
+            "the archive is no experiment: its settings or its index are not as Experiment.save "
+            "writes them"
+        ) from None
+    except (*NO_ARCHIVE, ValueError, BundleError) as error:
         raise ExperimentError(f"the archive is no experiment: {error}") from None
 
 
-def _files(packed: bytes) -> dict[str, bytes]:
-    """Return the files of an archive by name: each once, and plain ones only.
+def _read(packed: bytes) -> Packed:
+    files = read_plain(packed, (SETTINGS, TABLE), "bundle")
+    table = files.pop(TABLE, memoryview(b""))
+    if sum(map(len, files.values())) > MOST_TEXT:
+        raise ValueError(f"its settings and source are more than {MOST_TEXT // 2**20} MiB")
+    texts = {name: str(content, "utf-8") for name, content in files.items()}
+    settings = json.loads(texts.pop(SETTINGS))
+    index = json.loads(texts.pop(INDEX))
+    sources = {name.removeprefix("bundle/"): text for name, text in texts.items()}
+    bundle = Bundle(sources, index["references"])
+    if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
+        raise ValueError("its source is another than its index says")
+    homes = _homes(settings["dataset"])
+    if homes:
+        check_sent(settings)
+    if homes and len(table) > MOST_SAMPLE:
+        raise ValueError(f"the sample of its rows is more than {MOST_SAMPLE // 2**20} MiB")
+    target = str(settings["dataset"].get("target", ""))
+    sample = bytes(table) if homes else b""
+    return Packed(Code.of_bundle(bundle, settings), settings, homes, target, sample)
 
-    What :func:`unpack_bytes` would write twice, or as a link, could be one thing here and another
-    in the pod.
+
+def _homes(dataset: Mapping[str, Any]) -> dict[str, str]:
+    """Return where rows stay: what a pod will make of it, and nothing that it would not.
+
+    Raises
+    ------
+    ValueError
     """
-    with gzip.open(io.BytesIO(packed)) as stream:
-        content = stream.read(MOST_UNPACKED + 1)
-    if len(content) > MOST_UNPACKED:
-        raise ValueError(f"it holds more than {MOST_UNPACKED // 2**20} MiB")
-    found: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-        for member in archive:
-            if member.isdir() and PurePosixPath(member.name).parts[:1] == ("bundle",):
-                continue
-            source = archive.extractfile(member) if member.isreg() else None
-            plain = member.name == str(PurePosixPath(member.name)) and member.name not in found
-            if source is None or not plain or ".." in PurePosixPath(member.name).parts:
-                raise ValueError(f"{member.name!r} cannot be a file of it")
-            found[member.name] = source.read()
-    return found
+    if "homes" not in dataset:
+        return {}
+    pairs = dataset["homes"]
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+        for pair in pairs
+    ):
+        raise ValueError("its homes are no list of pairs of an institution and a path, as text")
+    if len({place for place, _ in pairs}) < len(pairs):
+        raise ValueError("it names an institution twice")
+    return check_home_paths(dict(pairs))
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

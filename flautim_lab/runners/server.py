@@ -169,7 +169,7 @@ def _federate(
     experiment = Experiment.load(folder.run_folder / "experiment")
     strategy = make_strategy(experiment)
     engine = choose_engine(experiment, pick_device(experiment.device))
-    server = Server(experiment, strategy, recorder, stop.is_set)
+    server = Server(experiment, strategy, recorder, stop.is_set, at_home=bool(facts.places))
     kept = checkpoint.load(folder.checkpoints, strategy)
     if kept is not None:
         server.state = kept

@@ -28,6 +28,7 @@ from flautim_lab.service.membership import check_member, home_of
 from flautim_lab.service.owners import Owners
 from flautim_lab.service.run_request import Request, Strike, Wishes
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.tables import checked_tables
 from flautim_lab.service.turns import Turns
 
 AGAIN_SECONDS = 5.0  # until a watch that broke is begun again
@@ -161,8 +162,9 @@ class Dispatch:
         if packed.homes:
             self._admit(run_id, caller, asked.cluster.project, packed)
         spaces = self._settings.institutions
-        homes = {spaces[home]: (home, [path]) for home, path in packed.homes.items()}
         try:
+            tables = self._tables(run_id, packed)
+            homes = {spaces[each]: (each, tables[each]) for each in packed.homes}
             run.prepare(run_id, archive, asked.clients, cluster, homes)
             for strike in asked.faults:
                 faults.plan(run.folder, strike.fault())
@@ -294,6 +296,18 @@ class Dispatch:
         self._catalogs(caller).admit_run(
             run_id, project, packed.homes, packed.code.hash, packed.target
         )
+
+    def _tables(self, run_id: str, packed: Packed) -> dict[str, dict[str, str]]:
+        """Return the path of each home's table and its hash, if the sample is alike.
+
+        Raises
+        ------
+        ExperimentError
+        """
+        if not packed.homes:
+            return {}
+        hashes = checked_tables(packed, self._catalogs.own().read_by(run_id))
+        return {home: {path: hashes[home]} for home, path in packed.homes.items()}
 
     def _cluster(self, caller: Caller, wishes: Wishes, homes: Sequence[str]) -> tuple[str, Cluster]:
         """Return the institution of the server, and where the pods go.

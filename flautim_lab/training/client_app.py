@@ -20,17 +20,17 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import Tensor, nn
 
-from flautim_lab.errors import TrainingError
+from flautim_lab.errors import DatasetError, TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import ClientData, Scale, Sums
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
-from flautim_lab.experiment.home_dataset import HomeDataset
+from flautim_lab.experiment.home_dataset import HomeDataset, on_a_volume
 from flautim_lab.experiment.model_copy import copy_model
 from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
-from flautim_lab.names import count
 from flautim_lab.training import weights
+from flautim_lab.training.at_home import PRINTED, how_much, words_of
 from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
 from flautim_lab.training.printed import printed_here
@@ -38,7 +38,6 @@ from flautim_lab.training.stackable import choose_engine
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
-PRINTED = "printed"  # the record in an answer of what the client printed meanwhile
 
 Check = Callable[[], None]
 
@@ -79,6 +78,7 @@ class ClientHost:
         self._check = check
         self._lock = threading.Lock()
         self._data: dict[int, ClientData] = {}
+        self._unreadable: dict[int, str] = {}
         self._optimizer_state: dict[int, Any] = {}
         self._model = experiment.build_model()
         self._copied = can_be_copied(self._model)
@@ -92,8 +92,21 @@ class ClientHost:
         with self._lock:
             if client not in self._data:
                 device = None if self.device.type == "cpu" else self.device
-                self._data[client] = ClientData(self.experiment, client, device)
+                try:
+                    self._data[client] = ClientData(self.experiment, client, device)
+                except DatasetError as error:
+                    self._unreadable[client] = str(error)
+                    raise
             return self._data[client]
+
+    def why(self, client: int, error: BaseException) -> str:
+        """Return what a worker that has an institution's rows tells of a client's failure.
+
+        Why its table could not be read: no code of the researcher had it yet, and a home's table is
+        described by no value of it. Of all else only what kind of error it is.
+        """
+        at_home = type(self.experiment.dataset) is HomeDataset
+        return (at_home and self._unreadable.get(client)) or words_of(error)
 
     def model(self, message: Message) -> nn.Module:
         """Return a model with the message's weights.
@@ -306,10 +319,8 @@ def _noted(
 
 def _may_be_told(host: ClientHost, text: str) -> str:
     """Return what a client printed, or how much: rows that stay at home are not to be printed."""
-    if text and isinstance(host.experiment.dataset, HomeDataset):
-        return (
-            f"[{count(len(text), 'character')}, kept in its worker's own log: its rows stay home]"
-        )
+    if text and (isinstance(host.experiment.dataset, HomeDataset) or on_a_volume()):
+        return how_much(text)
     return text
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from flautim_lab.errors import TrainingError
+from flautim_lab.errors import DivergedError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.loops import row_losses, why_not_finite
 from flautim_lab.training.stacked_layers import Layers
@@ -220,7 +220,7 @@ class Stack:
             rows = steps.rows[place, step, : steps.counts[place, step]]
             batch = tuple(part[rows.to(part.device)] for part in pool)
             sentence = why_not_finite(self._experiment, batch, float(values[place, step]))
-            failures[int(steps.order[place])] = TrainingError(sentence)
+            failures[int(steps.order[place])] = DivergedError(sentence)
         for name, value in full.items():
             flat = value.detach().reshape(len(value), -1)
             if bool(torch.isfinite(flat.sum(1)).all()):
@@ -233,9 +233,9 @@ class Stack:
         return Trained(weights, means[back.numpy()].tolist(), failures)
 
 
-def not_finite(experiment: Experiment, name: str) -> TrainingError:
+def not_finite(experiment: Experiment, name: str) -> DivergedError:
     """Return the error of a weight that is no longer finite, worded as the loop does."""
-    return TrainingError(
+    return DivergedError(
         f"the weight {name!r} became NaN or infinite while training; "
         f"lower lr (now {experiment.lr:g}), or scale the data and the targets"
     )

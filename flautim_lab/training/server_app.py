@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import Strategy
@@ -23,10 +23,12 @@ from flautim_lab.errors import TrainingError
 from flautim_lab.experiment.client_data import Scale, pooled
 from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.names import count
 from flautim_lab.records.event import ALL_CLIENTS
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
+from flautim_lab.training.at_home import LEFT_OUT, Screen
 from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.content import arrays_in, metrics_in, named_config
@@ -64,6 +66,9 @@ class Server:
         Gets every metric, failure and log line.
     stopped : callable
         Tells whether the run was asked to stop.
+    at_home : bool
+        Whether clients have rows that stay with institutions, and not a sample of them: then why
+        one failed is one line.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class Server:
         strategy: Strategy,
         recorder: Recorder,
         stopped: Callable[[], bool],
+        *,
+        at_home: bool = False,
     ) -> None:
         self.experiment = experiment
         self.strategy = strategy
@@ -81,6 +88,10 @@ class Server:
         self._failures: dict[int, tuple[set[int], str]] = {}
         self._streaks: dict[int, int] = {}
         self._printed = 0
+        self._at_home = at_home
+        # A rehearsal on the sample, too, shows what will be left out.
+        screened = at_home or isinstance(experiment.dataset, HomeDataset)
+        self._screen = Screen(experiment) if screened else None
         #: What each process uses in a round.
         self.usage = RoundUsage("kernel")
         #: Called at the moments of a round: "starting", "training", "aggregating", "ended".
@@ -262,6 +273,8 @@ class Server:
         self._check_stop()
         answers = [m for m in answers if not _is_abandoned(m)]
         answers.sort(key=_client)
+        if self._screen is not None:
+            answers = self._screened(self._screen, answers, messages, round_number)
         self._record_printed(answers, round_number, what)
         failed = [m for m in answers if m.has_error()]
         for message in failed:
@@ -284,6 +297,24 @@ class Server:
                 f"least {needed} must{why}"
             )
         return answers
+
+    def _screened(
+        self, screen: Screen, answers: list[Message], asked: Sequence[Message], round_number: int
+    ) -> list[Message]:
+        """Return answers as far as they may leave where rows stay."""
+        questions = {message.metadata.dst_node_id: message for message in asked}
+        before, found = screen.left_out, []
+        for answer in answers:
+            question = questions[_client(answer)]
+            if answer.has_content():
+                answer = screen.admit(answer, question, self.state.parameters, self.state.buffers)
+            if answer.has_error() and self._at_home:
+                told = screen.reason(answer.error.reason or "")
+                answer = Message(Error(answer.error.code, told), reply_to=question)
+            found.append(answer)
+        if screen.left_out and not before:
+            self.recorder.log(LEFT_OUT, round=round_number, level="warning")
+        return found
 
     def _record_printed(self, answers: Sequence[Message], round_number: int, what: str) -> None:
         """Put what clients printed into the log, and take it out of what a strategy sees."""

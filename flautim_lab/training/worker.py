@@ -30,6 +30,7 @@ from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
 
 WORK = "query.work"  # a message of this type carries the work of several clients
+UNREADABLE = "what its worker sent is no answer"
 END = "end"  # the kind of work that is none: the run has ended, and so may the worker
 PAUSES = (0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
 RETRY_SECONDS = 0.25
@@ -82,24 +83,42 @@ def is_farewell(message: Message) -> bool:
 
 
 def read_answers(message: Message) -> dict[int, RecordDict | str]:
-    """Return each client's answer, or its error, from a worker's reply."""
-    record: Mapping[str, Any] = message.content.config_records["answers"]
-    return {
-        client: error or unpack(content)
-        for client, error, content in zip(
-            record["clients"], record["errors"], record["contents"], strict=True
-        )
-    }
+    """Return each client's answer, or its error, from a worker's reply.
+
+    Raises
+    ------
+    ValueError
+        If it is no such reply.
+    """
+    try:
+        record: Mapping[str, Any] = message.content.config_records["answers"]
+        told: Any = zip(record["clients"], record["errors"], record["contents"], strict=True)
+        return {client: str(error) or unpack(content) for client, error, content in told}
+    except Exception as error:
+        # What protobuf, Flower and NumPy say of wrong bytes is various, and may be made of them.
+        raise ValueError(UNREADABLE) from error
 
 
 def read_resources(message: Message) -> dict[str, float]:
     """Return what a worker used for a reply, by name (its unit at the end)."""
-    record = message.content.config_records["answers"]
-    names: Any = record["resources"]
-    values: Any = record["used"]
-    return dict(zip(names, values, strict=True))
+    record: Mapping[str, Any] = message.content.config_records.get("answers", {})
+    names = record.get("resources", ())
+    values = record.get("used", ())
+    used = zip(names, values, strict=False)
+    return {name: value for name, value in used if name in RESOURCES and isinstance(value, float)}
 
 
+#: What a worker may say that it used: a name is as much text as any other.
+RESOURCES = (
+    "cpu_seconds",
+    "memory_bytes",
+    "training_seconds",
+    "evaluating_seconds",
+    "waiting_seconds",
+    "bytes_received",
+    "bytes_sent",
+    "transfer_seconds",
+)
 _COUNTED_BY_THE_CONNECTION = ("bytes_received", "bytes_sent", "transfer_seconds")
 
 
@@ -157,6 +176,9 @@ class Worker:
     prepare : callable, optional
         Gets the type of the messages of a block of clients, their content, and the clients, before
         the app is called for each of them.
+    why : callable, optional
+        Gets a client and what it failed with, and returns what the server is told; the worker's own
+        log has the traceback then. Without it the server is told all.
     """
 
     def __init__(
@@ -166,9 +188,11 @@ class Worker:
         stopped: Callable[[], bool],
         cut: Callable[[], bool] = lambda: False,
         prepare: Prepare | None = None,
+        why: Callable[[int, BaseException], str] | None = None,
     ) -> None:
         self._app = app
         self._prepare = prepare
+        self._why = why
         self._clients = clients
         self._stopped = stopped
         self._cut = cut
@@ -219,10 +243,13 @@ class Worker:
         try:
             reply = self._app(question, self._context(client))
             if reply.has_error():
-                return b"", reply.error.reason or "the client gave no reason"
+                raise TrainingError(reply.error.reason or "the client gave no reason")
             return pack(reply.content), ""
         except Exception as error:  # noqa: BLE001 - a client's failure is its answer
-            return b"", f"{summary(error)}\n{traceback.format_exc()}"
+            if self._why is None:
+                return b"", f"{summary(error)}\n{traceback.format_exc()}"
+            sys.stderr.write(f"client {client}: {traceback.format_exc()}")
+            return b"", self._why(client, error)
 
     def _context(self, client: int) -> Context:
         if client not in self._contexts:

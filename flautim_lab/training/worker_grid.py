@@ -23,6 +23,7 @@ from flautim_lab.training.blocks import Blocks, in_blocks, one_by_one
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.engine import Refused, SuperLink
 from flautim_lab.training.worker import (
+    UNREADABLE,
     WORK,
     make_farewell,
     make_work,
@@ -306,8 +307,12 @@ class WorkerGrid(ClientGrid):
             kind = next(iter(flight.questions.values())).metadata.message_type
             seconds = used.get("training_seconds", 0.0) + used.get("evaluating_seconds", 0.0)
             self._pace[flight.slot, kind] = seconds / len(flight.questions)
-            for client, answer in read_answers(reply).items():
-                question = flight.questions[client]
+            try:
+                answers = read_answers(reply)
+            except ValueError:
+                answers = {}
+            for client, question in flight.questions.items():
+                answer = answers.get(client, UNREADABLE)
                 if isinstance(answer, str):
                     error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, answer)
                     fresh[client] = Message(error, reply_to=question)

@@ -8,7 +8,8 @@ from kubernetes import client as k8s
 from kubernetes import stream as k8s_stream
 
 import flautim_lab as lab
-from flautim_lab.pods.manifests import DATA, SERVER, WORKER
+from flautim_lab.pods.manifests import SERVER, WORKER
+from flautim_lab.pods.volume import DATA
 from flautim_lab.runners.cluster import IMAGE_VARIABLE
 from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of, wait_for
 from tests.federations import Net, iris_frame

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import numpy as np
@@ -238,11 +240,15 @@ def without_target(frame):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (without("petal_width"), "the table of ufmg: no column named 'petal_width'"),
+        (without("petal_width"), "the table of ufmg has no column named 'petal_width'"),
         (with_text, "the table of ufmg: column 'petal_width' holds text, and numbers are wanted"),
-        (with_a_class, "has 1 row of a class of 'species' that the sample does not have"),
+        (with_a_class, "the target 'species' has classes that the sample does not have, which are"),
         (with_gaps, "column 'petal_width' has missing values; fill them first"),
-        (without_target, "the table of ufmg lacks the target 'species' in 1 row; fill it in"),
+        (without_target, "the table of ufmg lacks the target 'species' in some rows; fill it in"),
+        (lambda frame: frame.assign(petal_width=1e300), "'petal_width' has numbers that are infin"),
+        # Without a header line the names of columns are a row.
+        (lambda frame: frame.set_axis(["secret", *"abcd"], axis=1), "has no column named 'sepal"),
+        (lambda frame: pd.DataFrame({"secret": []}), "cannot be read as the sample is; its owner"),
         (lambda frame: frame.iloc[:1], "the table of ufmg has 1 row that can be used, and"),
     ],
 )
@@ -252,6 +258,47 @@ def test_a_table_that_is_not_as_the_sample_is(volume, change, sentence):
     with pytest.raises(lab.DatasetError, match=re.escape(sentence)) as caught:
         sample().rows_at("ufmg")
     assert "secret" not in str(caught.value)  # a value of a row is never told
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", [bool, float])
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_a_sample_of_another_kind_than_the_table_makes_no_value_be_told(volume, kind, task):
+    frame = pd.read_csv(volume / "iris.csv").assign(name=["Maria", *["João"] * 59])
+    frame.to_csv(volume / "iris.csv", index=False)
+    rows = pd.DataFrame({"sepal_length": [1.0, 2, 3, 4], "name": [0, 1, 1, 0]})
+    rows["name"] = rows["name"].astype(kind)
+    made = lab.HomeDataset(rows, target="name", task=task, homes=HOMES)
+    with pytest.raises(lab.DatasetError, match="the table of ufmg: ") as caught:
+        made.rows_at("ufmg")
+    assert "Maria" not in str(caught.value)
+
+
+def test_what_a_library_says_is_not_told(volume, monkeypatch):
+    def fails(*_):
+        raise ValueError("could not convert string to float: 'Maria'")
+
+    monkeypatch.setattr(lab.HomeDataset, "encode", fails)
+    with pytest.raises(lab.DatasetError, match="cannot be read as the sample is") as caught:
+        sample().rows_at("ufmg")
+    assert "Maria" not in str(caught.value)
+    (volume / "iris.csv").write_text('Maria,"João\n' * 3)
+    with pytest.raises(
+        lab.DatasetError, match=r"cannot be read as the sample is|has no col"
+    ) as told:
+        sample().rows_at("ufmg")
+    assert "Maria" not in str(told.value)
+
+
+def test_the_table_is_the_one_that_was_registered(volume, monkeypatch):
+    digest = hashlib.sha256((volume / "iris.csv").read_bytes()).hexdigest()
+    monkeypatch.setenv("FLAUTIM_LAB_DATA_HASHES", json.dumps({"iris.csv": digest}))
+    assert len(sample().rows_at("ufmg")[1]) == 60
+    assert len(sample().rows_at("ifnmg")[1]) == 90  # of which no hash is known
+    with open(volume / "iris.csv", "a") as table:
+        table.write("5,3,1,0.2,setosa\n")
+    with pytest.raises(lab.DatasetError, match="has changed since it was registered, and that one"):
+        sample().rows_at("ufmg")
 
 
 def test_a_table_that_is_not_there(volume):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import yaml
 from kubernetes import client as k8s
 
-from flautim_lab.experiment.home_dataset import DATA_VARIABLE, FEWEST_VARIABLE
+from flautim_lab.experiment.home_dataset import DATA_VARIABLE, FEWEST_VARIABLE, HASHES_VARIABLE
 from flautim_lab.pods import manifests
 from flautim_lab.pods.manifests import SERVER, WORKER, Resources, RunPods
 from flautim_lab.training.keys import make_worker_key
@@ -275,8 +276,24 @@ def test_an_institutions_volume_is_read_by_its_own_workers_and_written_by_nobody
     assert (mount.mount_path, mount.read_only) == ("/flautim/data", True)
     assert volume.persistent_volume_claim.claim_name == "trips"
     assert volume.persistent_volume_claim.read_only is True
+    # Nowhere to write to but /tmp: not where the run's records and files are.
+    writable = [each.name for each in ifnmg.containers[0].volume_mounts if not each.read_only]
+    assert writable == ["tmp"]
+    # What it writes last is no word of ours, and a name that it asks for might carry a row out.
+    assert ifnmg.containers[0].termination_message_policy == "File"
+    egress = plain(manifests.make_worker_policy(run, "ifnmg", OWNER))["spec"]["egress"]
+    assert [each["ports"][0]["port"] for each in egress] == [9092]
+    known = manifests.make_worker_job(run, "ifnmg", 1, OWNER, "10.96.0.7").spec.template.spec
+    assert plain(known.host_aliases) == [{"ip": "10.96.0.7", "hostnames": [run.address]}]
     told = {each.name: each.value for each in ifnmg.containers[0].env}
     assert (told[DATA_VARIABLE], told[FEWEST_VARIABLE]) == ("/flautim/data", "30")
+    assert HASHES_VARIABLE not in told
+    some = dataclasses.replace(run, tables={"ifnmg": ["a.csv"]}, hashes={"ifnmg": {"a.csv": "0f"}})
+    granted = manifests.make_worker_job(some, "ifnmg", 1, OWNER).spec.template.spec.containers[0]
+    (mount,) = [each for each in granted.volume_mounts if each.name == "data"]
+    assert (mount.mount_path, mount.sub_path) == ("/flautim/data/a.csv", "a.csv")
+    assert {e.name: e.value for e in granted.env}[HASHES_VARIABLE] == '{"a.csv": "0f"}'
+    assert HASHES_VARIABLE not in json.dumps(some.facts())
     for others in (ufmg, manifests.make_server_job(run, 1, OWNER).spec.template.spec):
         assert "data" not in [each.name for each in others.volumes]
         assert DATA_VARIABLE not in [each.name for each in others.containers[0].env]

@@ -9,7 +9,9 @@ import pytest
 from flautim_lab.pods.sentences import refusal, refused, trouble
 
 
-def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, last=None):
+def pod(
+    *, conditions=(), reason=None, message=None, waiting=None, ended=None, last=None, rows=False
+):
     def of(state):
         if state is None:
             return None
@@ -30,6 +32,7 @@ def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, l
                     name="worker",
                     image="flautim-lab:0.1",
                     resources=Thing(limits={"memory": "64Mi"}),
+                    env=[Thing(name="FLAUTIM_LAB_DATA")] if rows else None,
                 )
             ]
         ),
@@ -90,6 +93,12 @@ def pod(*, conditions=(), reason=None, message=None, waiting=None, ended=None, l
             pod(ended=("Error", "Traceback ...\nRuntimeError: no data there.\n", 1)),
             "pod run-workers-0-abcde ended with exit status 1; its last words: RuntimeError: no "
             "data there",
+        ),
+        # What it wrote to its log, or to the file for its last words, may be made of rows.
+        (
+            pod(ended=("Error", "ValueError: 'Maria'", 1), rows=True),
+            "pod run-workers-0-abcde, which has rows of its institution, ended with exit status 1; "
+            "why is in its own log, for who runs the cluster there",
         ),
         (
             pod(reason="Evicted", message="The node was low on memory."),

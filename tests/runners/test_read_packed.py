@@ -175,12 +175,22 @@ def test_every_setting_of_the_dataset_is_of_the_code_but_where_its_sample_is(at_
         ({"path": "/flautim/data/iris.csv"}, "its sample must be sent with it"),
         ({"root": "/flautim"}, "its sample must be sent with it"),
         ({"data": 1}, "no setting of a table at home named 'data'"),
-        ({"homes": 5}, "the archive is no experiment"),
-        ({"homes": [["ufmg"]]}, "the archive is no experiment"),
+        ({"kind": "class", "role": "dataset"}, "its dataset is no table; use lab.HomeDataset"),
+        ({"homes": 5}, "its homes are no list of pairs"),
+        ({"homes": [["ufmg"]]}, "its homes are no list of pairs"),
+        ({"homes": [["ufmg", ["x"]]]}, "its homes are no list of pairs"),
+        ({"homes": [[7, "iris.csv"]]}, "its homes are no list of pairs"),
+        ({"homes": {"ufmg": "iris.csv"}}, "its homes are no list of pairs"),
+        ({"homes": ["ab"]}, "its homes are no list of pairs"),
+        ({"homes": None}, "its homes are no list of pairs"),
+        ({"homes": []}, "homes must say where each institution has its table"),
+        ({"homes": [["ufmg", "a.csv"], ["ufmg", "b.csv"]]}, "it names an institution twice"),
+        ({"homes": [["ufmg", "../a.csv"]]}, "must be a relative path on its volume"),
     ],
 )
 def test_a_dataset_that_a_pod_could_read_otherwise(at_home, changes, sentence):
     files, settings = at_home
+    assert sent(files, settings).sample == files["dataset.csv"]
     with pytest.raises(lab.ExperimentError, match=re.escape(sentence)):
         sent(files, settings | {"dataset": settings["dataset"] | changes})
 
@@ -213,9 +223,9 @@ def test_a_sample_of_other_columns_is_refused_where_it_is_run(at_home, tmp_path)
         lab.Experiment.load(tmp_path)
 
 
-def archive(files, *, kind=tarfile.REGTYPE, link=""):
+def archive(files, *, kind=tarfile.REGTYPE, link="", form=tarfile.USTAR_FORMAT):
     raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as made:
+    with tarfile.open(fileobj=raw, mode="w", format=form) as made:
         for name, content in files:
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -239,16 +249,24 @@ def test_what_a_pod_could_see_differently_is_refused(files):
     index = json.loads(dict(files)["bundle/bundle.json"])
     other = json.dumps(index | {"files": [*index["files"], "x.py"]}).encode()
     for wrong, sentence in [
-        (archive([*files, (name, b"evil = 1")]), "cannot be a file of it"),
-        (archive([*files, (f"./{name}", b"evil = 1")]), "cannot be a file of it"),
+        (archive([*files, (name, b"evil = 1")]), "it holds 'bundle/.*' twice"),
+        (archive([*files, (f"./{name}", b"evil = 1")]), "cannot be the name of a file of it"),
         (archive([*files, ("bundle/more.py", b"x = 1")]), "its source is another than its index"),
-        (archive([*files, ("more.pkl", b"x")]), "its source is another|cannot be a file"),
-        (archive([*files, ("bundle/../x.py", b"x")]), "cannot be a file of it"),
-        (archive([*files, ("/etc/x", b"x")]), "cannot be a file of|another"),
+        (archive([*files, ("more.pkl", b"x")]), "'more.pkl' cannot be a file of it"),
+        (archive([*files, ("bundle/../x.py", b"x")]), "cannot be the name of a file of it"),
+        (archive([*files, ("/etc/x", b"x")]), "cannot be the name of a file of it"),
         (
             archive([*files, ("bundle/y.py", b"")], kind=tarfile.SYMTYPE, link="/etc/passwd"),
-            "cannot be a file of it",
+            "'bundle/y.py' is no plain file",
         ),
+        (
+            archive([*files, ("bundle/y.py", b"")], kind=tarfile.LNKTYPE, link=name),
+            "'bundle/y.py' is no plain file",
+        ),
+        (archive([*files, ("bundle/y.py", b"")], kind=tarfile.CHRTYPE, link="x"), "no plain file"),
+        # Headers that say something of the file behind them: its name, its size, that it is sparse.
+        (archive([*files, ("bundle/é" * 40, b"")], form=tarfile.PAX_FORMAT), "no plain file"),
+        (archive([*files, ("bundle/" + "x" * 99, b"")], form=tarfile.GNU_FORMAT), "no plain file"),
         (
             archive(
                 [(n, c.replace(b"class", b"class ")) if n == name else (n, c) for n, c in files]
@@ -261,6 +279,8 @@ def test_what_a_pod_could_see_differently_is_refused(files):
         ),
         (archive(files[:1]), "it has no"),
         (archive([(n, b"[]" if n == "experiment.json" else c) for n, c in files]), "no experiment"),
+        (archive([*files, *((f"bundle/{n}.py", b"") for n in range(2000))]), "more than 2000 fil"),
+        (archive(files)[:-600], "it is cut off"),
         (b"\x1f\x8bnothing", "is no experiment"),
         (gzip.compress(b"nothing" * 1000), "is no experiment"),
     ]:
@@ -277,14 +297,88 @@ def test_a_second_part_is_read_as_a_pod_reads_it(files):
     end = len(raw) - 10_240 if raw.endswith(b"\0" * 10_240) else len(raw.rstrip(b"\0"))
     end = -(-end // 512) * 512
     joined = gzip.compress(raw[:end]) + gzip.compress(behind)
-    with pytest.raises(lab.ExperimentError, match="cannot be a file of it"):
+    with pytest.raises(lab.ExperimentError, match="something follows its end"):
         read_packed(joined)
 
 
+def header(name, size, kind=tarfile.REGTYPE):
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def with_sum(block):
+    """A header whose sum is right again."""
+    sums = 256 + sum(block[:148]) + sum(block[156:512])
+    return block[:148] + b"%06o\0 " % sums + block[156:]
+
+
+def sparse():
+    """219 bytes, packed, that are 3 GiB when they are read: one piece, at the very end."""
+    block = bytearray(header("dataset.csv", 0, tarfile.GNUTYPE_SPARSE))
+    block[386:398], block[398:410] = b"%011o\0" % (3 * 2**30), b"%011o\0" % 0
+    block[483:495] = b"%011o\0" % (3 * 2**30)
+    return with_sum(bytes(block)) + bytes(1024)
+
+
+def pax_sparse(size=3 * 2**30):
+    """The same, as a header of PAX says it."""
+    said = b"".join(
+        b"%d %s\n" % (len(line) + 3, line)
+        for line in (b"GNU.sparse.size=%d" % size, b"GNU.sparse.numblocks=0", b"GNU.sparse.map=")
+    )
+    behind = said + bytes(-len(said) % 512) + header("dataset.csv", 0) + bytes(1024)
+    return header("pax", len(said), tarfile.XHDTYPE) + behind
+
+
+def pax_value(mib=1):
+    value = b"%d comment=%s\n" % (mib * 2**20 + 17, b"x" * mib * 2**20)
+    return header("pax", len(value), tarfile.XGLTYPE) + value + bytes(-len(value) % 512 + 1024)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (sparse(), "'dataset.csv' is no plain file (a link, a sparse file"),
+        (pax_sparse(), "'pax' is no plain file"),
+        (pax_value(), "'pax' is no plain file"),
+        (header("dataset.csv", 2**33) + bytes(1024), "says that it is larger than what is there"),
+        (header("dataset.csv", -1) + bytes(1024), "says that it is larger than what is there"),
+        (header("bundle", 2**20, tarfile.DIRTYPE) + bytes(1024), "cannot be a folder of it"),
+        (header("bundle", 0) + bytes(1024), "'bundle' cannot be a file of it"),
+        (header("bundle", 0, tarfile.CONTTYPE) + bytes(1024), "is no plain file"),
+        (header("x" * 90, 0, b"Z") + bytes(1024), "is no plain file"),
+    ],
+)
+def test_a_member_that_is_larger_than_it_looks_is_refused(raw, sentence):
+    with pytest.raises(lab.ExperimentError, match=re.escape(sentence)):
+        read_packed(gzip.compress(raw))
+
+
 def test_a_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr("flautim_lab.runners.pod_files.MOST_UNPACKED", 2**20)
+    monkeypatch.setattr("flautim_lab.runners.plain_archive.MOST_UNPACKED", 2**20)
     with pytest.raises(lab.ExperimentError, match=re.escape("it holds more than 1 MiB")):
         read_packed(gzip.compress(bytes(2**21)))
+    # A name in gzip's own header, and many streams of nothing, cost no time.
+    named = b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 2**24
+    for wrong in (named, gzip.compress(b"") * 100_000):
+        with pytest.raises(lab.ExperimentError, match=r"it is cut off|something follows its end"):
+            read_packed(wrong)
+
+
+def test_no_memory_is_a_refusal(monkeypatch):
+    def none_left(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("flautim_lab.runners.pod_files.read_plain", none_left)
+    with pytest.raises(lab.ExperimentError, match="needs more memory than the service has"):
+        read_packed(b"")
+
+
+def test_settings_are_not_read_at_any_size(files, monkeypatch):
+    monkeypatch.setattr("flautim_lab.runners.pod_files.MOST_TEXT", 2**10)
+    with pytest.raises(lab.ExperimentError, match="settings and source are more than 0 MiB"):
+        read_packed(archive(files))
 
 
 def test_a_run_has_as_many_clients_as_its_experiment():

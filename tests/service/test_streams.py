@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import httpx
 import pytest
 from httpx_sse import EventSource
 
@@ -419,3 +420,13 @@ def test_a_service_without_streams_is_asked_again_and_again(tmp_path, monkeypatc
     kinds = [path.rpartition("/")[2].partition("?")[0] for path in asked]
     assert kinds == ["stream", "events", "events", "events", "model.safetensors", "scale.json"]
     assert "after=2" in asked[3]
+
+
+def test_a_sign_of_life_is_no_event():
+    lines = b"id: 1\ndata: [1]\n\n: ping\n\nevent: end\ndata: {}\n\n"
+    kind = {"content-type": "text/event-stream"}
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, headers=kind, content=lines))
+    with Service("http://127.0.0.1:9", "t") as service:
+        service._client = httpx.Client(transport=answers)
+        told = list(service.stream("/stream", 0))
+    assert [(each.event, each.data) for each in told] == [("message", "[1]"), ("end", "{}")]

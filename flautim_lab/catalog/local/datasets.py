@@ -296,6 +296,17 @@ class Datasets(UseOfData):
             )
         return _thing(row)
 
+    def read_by(self, run_id: str) -> tuple[DatasetVersion, ...]:
+        """Return what a run was let to read; for the service alone."""
+        query = _versions().join(
+            run_uses,
+            (run_uses.c.dataset_id == datasets.c.id)
+            & (run_uses.c.dataset_number == dataset_versions.c.number),
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query.where(run_uses.c.run_id == run_id))
+            return tuple(_version(row) for row in rows)
+
 
 def _ran() -> sa.ColumnElement[bool]:
     return (run_links.c.experiment_id == experiment_versions.c.experiment_id) & (
