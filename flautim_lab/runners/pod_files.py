@@ -116,14 +116,19 @@ def read_packed(packed: bytes) -> Packed:
         bundle = Bundle(sources, index["references"])
         if index["hash"] != bundle.hash or sorted(index["files"]) != sorted(sources):
             raise ValueError("its source is another than its index says")
-        homes = dict(settings["dataset"].get("homes") or {})
-        if homes:
+        if settings["dataset"].get("homes"):
             check_sent(settings)
+        homes = dict(settings["dataset"].get("homes") or {})
         target = str(settings["dataset"].get("target", ""))
         return Packed(Code.of_bundle(bundle, settings), settings, homes, target)
     except KeyError as error:
         raise ExperimentError(f"the archive is no experiment: it has no {error}") from None
-    except (*NO_ARCHIVE, ValueError, TypeError, AttributeError, BundleError) as error:
+    except (TypeError, AttributeError):
+        raise ExperimentError(
+            "the archive is no experiment: its settings or its index are not as Experiment.save "
+            "writes them"
+        ) from None
+    except (*NO_ARCHIVE, ValueError, BundleError) as error:
         raise ExperimentError(f"the archive is no experiment: {error}") from None
 
 

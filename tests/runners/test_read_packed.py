@@ -175,8 +175,10 @@ def test_every_setting_of_the_dataset_is_of_the_code_but_where_its_sample_is(at_
         ({"path": "/flautim/data/iris.csv"}, "its sample must be sent with it"),
         ({"root": "/flautim"}, "its sample must be sent with it"),
         ({"data": 1}, "no setting of a table at home named 'data'"),
-        ({"homes": 5}, "the archive is no experiment"),
-        ({"homes": [["ufmg"]]}, "the archive is no experiment"),
+        ({"homes": 5}, "its homes are no pairs of an institution and a path there"),
+        ({"homes": [["ufmg"]]}, "its homes are no pairs"),
+        ({"homes": {"ufmg": "iris.csv"}}, "its homes are no pairs"),
+        ({"homes": [["ufmg", 5]]}, "its homes are no pairs"),
     ],
 )
 def test_a_dataset_that_a_pod_could_read_otherwise(at_home, changes, sentence):
