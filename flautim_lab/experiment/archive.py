@@ -157,6 +157,12 @@ def check_sent(values: Mapping[str, Any]) -> None:
         raise BundleError("its rows stay at home, and its dataset is no table; use lab.HomeDataset")
     if dataset.get("path") is not None or dataset.get("root") is not None:
         raise BundleError("its rows stay at home, and its sample must be sent with it")
+    homes = dataset["homes"]
+    pairs = homes if isinstance(homes, list) else [homes]
+    if not all(
+        isinstance(pair, list) and [type(part) for part in pair] == [str] * 2 for pair in pairs
+    ):
+        raise BundleError("its homes are no pairs of an institution and a path there")
     for name in dataset:
         choose(name, _OF_A_HOME, "setting of a table at home", BundleError)
     for name in _OF_A_HOME:
