@@ -17,6 +17,7 @@ import sqlite3
 import tarfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,34 @@ def test_rows_that_stay_at_home_give_the_numbers_that_they_would_give_here(folde
     assert (str(run.status), run.message) == ("finished", "")
     assert same(expected.model().state_dict(), run.model().state_dict())
     assert run.metrics.equals(expected.metrics)
+
+
+class Harmful(Net):
+    """Where it has rows, prints some, and raises with them."""
+
+    def forward(self, x):
+        volume = os.environ.get("FLAUTIM_LAB_DATA")
+        if volume is None or len(x) <= 8:  # where it is checked, on the sample
+            return super().forward(x)
+        row = (Path(volume) / "iris.csv").read_text().splitlines()[1]
+        print(row, flush=True)
+        raise KeyError(row)
+
+
+@pytest.mark.chaos
+def test_code_that_means_harm_gets_no_row_out_as_text(folders, tmp_path):
+    folders.data["here"] = tmp_path
+    iris_frame().assign(petal_width=0.123456).to_csv(tmp_path / "iris.csv", index=False)
+    homes = {"here": "iris.csv"}
+    data = lab.HomeDataset(iris_frame(), target="species", homes=homes, standardize=None)
+    made = lab.Experiment(data, Harmful, rounds=2)
+    run, pods = start(made, folders, workers={"here": 1}, data={"here": "iris"})
+    ClusterWatch(pods).run()
+    told = f"{run.message}{run.logs()}{run._records.events(run.id)}"
+    assert "KeyError; what it says is in its worker's own log" in run.message
+    assert "0.123456" not in told
+    own = (folders.root / "client-0.log").read_text()
+    assert own.count("0.123456") > 1  # printed, and in the traceback
 
 
 def test_a_stop_reaches_the_server_and_what_was_learned_is_kept(folders):
