@@ -58,9 +58,10 @@ def eva():
     root.set_roles("ufmg", "eva", [Role.DATA_OWNER])
     LocalCatalog(database, Actor("ana")).add_project("ufmg", "Flowers")
     made = LocalCatalog(database, Actor("eva"))
-    columns = [Column("petal", "number")]
+    frame = iris_frame()
+    columns = [Column(name, "text" if name == "species" else "number") for name in frame.columns]
     made.add_dataset_version(
-        "ufmg", "Iris", columns=columns, target="petal", rows=150, path="iris.csv"
+        "ufmg", "Iris", columns=columns, target="species", rows=150, path="iris.csv"
     )
     yield made
     database.close()
