@@ -10,9 +10,10 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -74,22 +75,50 @@ class Hub:
         kubectl(*command, input=nbformat.writes(notebook))
 
 
-@contextlib.contextmanager
-def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
-    """Apply the laptop's overlay under other names; everything is removed at the end."""
-    mark = secrets.token_hex(3)
-    names = {"flautim-hub": f"fl-hub-{mark}", "flautim-ufmg": f"fl-ufmg-{mark}"}
+def copied(folder: Path, names: Mapping[str, str]) -> Path:
+    """Copy the manifests, with other names in them; returns the copy."""
     images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
     shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("*.env"))
-    overlay = folder / "k8s/overlays/laptop"
-    for path in [*(folder / "k8s").rglob("*.yaml"), *(folder / "k8s").rglob("*.json")]:
-        text = path.read_text(encoding="utf-8")
-        for old, new in (names | images).items():
-            text = text.replace(old, new)
-        path.write_text(text, encoding="utf-8")
+    for kind in ("*.yaml", "*.json", "*.properties"):
+        for path in (folder / "k8s").rglob(kind):
+            text = path.read_text(encoding="utf-8")
+            for old, new in {**names, **images}.items():
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
+    return folder / "k8s"
+
+
+def remove(*namespaces: str) -> None:
+    """Remove namespaces and all in them."""
+    for each in namespaces:
+        # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
+        kubectl("delete", "job", "-n", each, "--all", "--ignore-not-found")
+    kubectl("delete", "namespace", *namespaces, "--wait=false", "--ignore-not-found")
+
+
+@contextlib.contextmanager
+def hub_on_the_cluster(
+    folder: Path,
+    names: Mapping[str, str] = MappingProxyType({}),
+    change: Callable[[Path], None] = lambda overlay: None,
+) -> Iterator[Hub]:
+    """Apply the laptop's overlay under other names; everything is removed at the end.
+
+    Parameters
+    ----------
+    folder : Path
+    names : mapping
+        Further ones that are to be others.
+    change : callable
+        What is to be another in the copy of the overlay.
+    """
+    mark = secrets.token_hex(3)
+    spaces = {"flautim-hub": f"fl-hub-{mark}", "flautim-ufmg": f"fl-ufmg-{mark}"}
+    overlay = copied(folder, {**spaces, **names}) / "overlays/laptop"
+    change(overlay)
     subprocess.run([overlay / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     told = dict(line.split("=", 1) for line in (overlay / "hub/secrets.env").read_text().split())
-    namespace, institution = names.values()
+    namespace, institution = spaces.values()
     passwords = {"admin": told["admin-password"], "": told["login-password"]}
     hub = Hub("", namespace, institution, passwords, overlay)
     try:
@@ -97,15 +126,13 @@ def hub_on_the_cluster(folder: Path) -> Iterator[Hub]:
         with forwarded(namespace) as hub.url:
             yield hub
     finally:
-        # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
-        kubectl("delete", "job", "-n", institution, "--all", "--ignore-not-found")
-        kubectl("delete", "namespace", namespace, institution, "--wait=false")
+        remove(namespace, institution)
 
 
 @contextlib.contextmanager
-def forwarded(namespace: str) -> Iterator[str]:
-    """Forward a port of this machine to the hub's proxy."""
-    command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", ":80"]
+def forwarded(namespace: str, service: str = "proxy", port: int = 80) -> Iterator[str]:
+    """Forward a port of this machine to a service of the hub, its proxy by default."""
+    command = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f":{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
