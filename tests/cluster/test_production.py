@@ -245,7 +245,7 @@ def test_a_data_owner_has_the_institutions_volume_and_a_run_goes(hub, ana, recor
     record_property("seconds_to_notebook", ana.start("ana"))
     said = in_a_notebook(
         hub.institution, "ana",
-        "from pathlib import Path; path = Path('/data/x'); print(path.write_text('x'), path.exists())",
+        "from pathlib import Path; x = Path('/data/x'); print(x.write_text('x'), x.exists())",
     )  # fmt: skip
     assert said.split() == ["1", "True"]
     pod = ("-n", hub.institution, "jupyter-ana")
