@@ -33,9 +33,11 @@ WHOLE = {
     "networkpolicy.networking.k8s.io/nobody",
     "networkpolicy.networking.k8s.io/notebooks",
     "resourcequota/institution",
-    "rolebinding.rbac.authorization.k8s.io/flautim-lab-notebooks",
-    "rolebinding.rbac.authorization.k8s.io/flautim-lab-runs",
+    "rolebinding.rbac.authorization.k8s.io/notebooks",
+    "rolebinding.rbac.authorization.k8s.io/runs",
 }
+#: What is in no namespace is named apart, not to be that of a hub which is there.
+NAMED = ("namespaces", "in-namespaces", "notebooks", "runs")
 CLUSTER_WIDE = (
     "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
 )
@@ -57,12 +59,8 @@ def hub(tmp_path_factory, mark, space):
         file = overlay / "hub/kustomization.yaml"
         file.write_text(file.read_text().replace("# - ../../../comp", "- ../../../comp"))
 
-    # What is nobody's namespace's is named apart, not to be that of a hub which is there.
-    names = {
-        "flautim-of-": f"fl-of-{mark}-",
-        "flautim-lab-namespaces": f"fl-{mark}-namespaces",
-        "flautim-lab-in-namespaces": f"fl-{mark}-in-namespaces",
-    }
+    names = {f"flautim-lab-{name}": f"fl-{mark}-{name}" for name in NAMED}
+    names["flautim-of-"] = f"fl-of-{mark}-"
     try:
         folder = tmp_path_factory.mktemp("hub")
         with hub_on_the_cluster(folder, names, with_the_component) as made:
@@ -70,9 +68,7 @@ def hub(tmp_path_factory, mark, space):
     finally:
         remove(space)
         found = kubectl("get", CLUSTER_WIDE, "-o", "name").split()
-        kubectl("delete", *(each for each in found if each.endswith(f"{mark}-namespaces")
-                            or each.endswith(f"{mark}-in-namespaces")))  # fmt: skip
-        kubectl("delete", "clusterrole", "flautim-lab-notebooks", "flautim-lab-runs")
+        kubectl("delete", *(each for each in found if f"/fl-{mark}-" in each))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +78,11 @@ def admin(hub):
     made.close()
 
 
-def inside(space):
+def inside(space, mark):
+    """What is there of what a namespace is to have, and no policy of a run."""
     kinds = "limitrange,networkpolicy,resourcequota,rolebinding"
-    return set(kubectl("get", kinds, "-n", space, "-o", "name").split())
+    found = kubectl("get", kinds, "-n", space, "-o", "name").split()
+    return {each.replace(f"/fl-{mark}-", "/") for each in found}
 
 
 def there(space):
@@ -92,22 +90,22 @@ def there(space):
     return json.loads(found) if found else None
 
 
-def test_it_is_made_with_all_that_it_has(hub, admin, space):
+def test_it_is_made_with_all_that_it_has(hub, admin, space, mark):
     told = admin.service("POST", "/catalog/institutions", json={"name": "São Paulo", "key": KEY})
     assert told.status_code == 200, told.text
-    wait_until(lambda: there(space) and inside(space) == WHOLE, "the namespace is whole", 30)
+    wait_until(lambda: there(space) and inside(space, mark) == WHOLE, "the namespace is whole", 30)
     labels = there(space)["metadata"]["labels"]
     assert labels["flautim-lab/institution"] == KEY
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_what_somebody_took_away_is_there_again_after_a_restart(hub, space):
+def test_what_somebody_took_away_is_there_again_after_a_restart(hub, space, mark):
     kubectl("delete", "-n", space, "networkpolicy", "nobody")
     service = ("-n", hub.namespace, "deployment/service")
     kubectl("delete", "pod", "-n", hub.namespace, "-l", "app.kubernetes.io/name=service",
             "--grace-period=0", "--force")  # fmt: skip
     kubectl("rollout", "status", *service, f"--timeout={PATIENCE}s")
-    wait_until(lambda: inside(space) == WHOLE, "the policy is there again", 60)
+    wait_until(lambda: inside(space, mark) == WHOLE, "the policy is there again", 60)
 
 
 def test_its_users_have_notebooks_and_runs_there(hub, admin, space):
@@ -137,7 +135,7 @@ def as_the_service(hub, *arguments, **options):
     return done.returncode, done.stderr
 
 
-def binding(space, role="flautim-lab-runs", kind="ClusterRole", account="service", of=None):
+def binding(space, role, of, kind="ClusterRole", account="service"):
     subject = {"kind": "ServiceAccount", "name": account, "namespace": of}
     return json.dumps(
         {
@@ -150,21 +148,22 @@ def binding(space, role="flautim-lab-runs", kind="ClusterRole", account="service
     )
 
 
-def test_the_service_has_no_way_out_of_its_own_namespaces(hub, space):
+def test_the_service_has_no_way_out_of_its_own_namespaces(hub, space, mark):
     def create(told):
         return as_the_service(hub, "create", "-f", "-", input=told)
 
+    runs = f"fl-{mark}-runs"
     # What it may; else all that follows would be refused for another reason.
-    assert create(binding(space, of=hub.namespace))[0] == 0
+    assert create(binding(space, runs, hub.namespace))[0] == 0
     for elsewhere in ("kube-system", "default", hub.namespace, hub.institution):
-        status, why = create(binding(elsewhere, of=hub.namespace))
+        status, why = create(binding(elsewhere, runs, hub.namespace))
         assert status
         assert "the service may do that in namespaces that it made only" in why
-    status, why = create(binding(space, of="default"))
+    status, why = create(binding(space, runs, "default"))
     assert status
     assert "let nobody into its namespaces but the hub and itself" in why
     for role in ("cluster-admin", "edit", "admin"):
-        status, why = create(binding(space, role, of=hub.namespace))
+        status, why = create(binding(space, role, hub.namespace))
         assert status
         assert "attempting to grant RBAC permissions not currently held" in why
     for elsewhere in ("default", hub.namespace, hub.institution):
