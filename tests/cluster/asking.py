@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -30,19 +31,19 @@ class Asking:
         self.client.get("/hub/login")
         form = {"username": user, "password": password, "_xsrf": self._xsrf}
         answer = self.client.post("/hub/login", data=form)
-        assert answer.status_code == 302, answer.text
+        assert answer.status_code == 302, _said(answer)
         return self._logged_in(user)
 
     def by_provider(self, user: str, provider: httpx.Client) -> Asking:
         """Log in as a browser does that the provider knows already."""
         self.client.get("/hub/login")
         begun = self.client.get("/hub/oauth_login", params={"next": "/hub/home"})
-        assert begun.status_code == 302, begun.text
+        assert begun.status_code == 302, _said(begun)
         asked = urlsplit(begun.headers["location"])
         told = provider.get(asked.path, params={"as": user} | _flat(asked.query))
         back = urlsplit(told.headers["location"])
         answer = self.client.get(f"{back.path}?{back.query}")
-        assert answer.status_code == 302, answer.text
+        assert answer.status_code == 302, _said(answer)
         return self._logged_in(user)
 
     def api(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -86,9 +87,18 @@ class Asking:
         asked = self.client.post(
             f"/hub/api/users/{user}/tokens", params={"_xsrf": self._xsrf}, json={}
         )
-        assert asked.status_code == 201, asked.text
+        assert asked.status_code == 201, _said(asked)
         self._token = asked.json()["token"]
+        # The hub tells the proxy where the service is when it looks: within 20 s.
+        wait_until(lambda: self.service("GET", "/ready").status_code == 200, "the service's route")
         return self
+
+
+def _said(answer: httpx.Response) -> str:
+    """What a page says, without its markup."""
+    main = answer.text.partition('<div class="error">')[2] or answer.text
+    words = re.sub(r"<script.*?</script>|<[^>]+>", " ", main, flags=re.DOTALL)
+    return f"{answer.status_code} {answer.url}: {' '.join(words.split())[:500]}"
 
 
 def _flat(query: str) -> dict[str, str]:

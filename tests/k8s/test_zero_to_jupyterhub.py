@@ -44,6 +44,7 @@ c.KubeSpawner.profile_list = []
 c.KubeSpawner.volumes = {"volume-{user_server}": {"name": "volume-{user_server}"}}
 c.Spawner.cmd = "theirs"
 """
+CURL = "tornado.curl_httpclient"
 HUB = {"app.kubernetes.io/component": "hub", "component": "hub", "app": "jupyterhub"}
 PROXY = {"app.kubernetes.io/component": "proxy", "component": "proxy", "app": "jupyterhub"}
 NOTEBOOK = {"component": "singleuser-server", "app.kubernetes.io/part-of": "flautim-lab"}
@@ -62,11 +63,14 @@ def environment(monkeypatch):
         VALUES["hub"]["extraEnv"]["FLAUTIM_LAB_INSTITUTIONS"]: FOLDER / "hub/institutions.json"
     }
     for name, told in VALUES["hub"]["extraEnv"].items():
+        if name == "PYTHONPATH":  # of the image
+            continue
         monkeypatch.setenv(name, str(lists.get(told, told)) if isinstance(told, str) else name * 3)
     monkeypatch.setenv("POD_NAMESPACE", "jhub")
     monkeypatch.setenv("CONFIGPROXY_AUTH_TOKEN", "the chart's")
     yield
     AsyncHTTPClient.configure(None)
+    sys.modules.pop(CURL, None)
 
 
 def loaded(path):
@@ -108,6 +112,18 @@ def test_the_charts_hub_is_configured_as_ours(environment, tmp_path):
         if name not in ours.get(section, {})
     }  # fmt: skip
     assert kept == {"JupyterHub.cookie_secret", "KubeSpawner.common_labels", "Spawner.cmd"}
+
+
+def test_the_hub_asks_without_curl(environment, tmp_path):
+    """JupyterHub chooses it, after it read its configuration, where it finds it."""
+    with_the_values(CHARTS_OWN, tmp_path)
+    with pytest.raises(ImportError):
+        AsyncHTTPClient.configure(f"{CURL}.CurlAsyncHTTPClient")
+    dockerfile = (K8S.parent / "Dockerfile").read_text(encoding="utf-8")
+    path = VALUES["hub"]["extraEnv"]["PYTHONPATH"].split(":")
+    assert path == ["/opt/config", "/opt/pycurl"]
+    assert "PYTHONPATH=/opt/config\n" in dockerfile  # in our own hub it is not found
+    assert "--target /opt/pycurl pycurl" in dockerfile
 
 
 def test_without_hub_config_the_hub_does_not_start(environment, tmp_path, monkeypatch):
