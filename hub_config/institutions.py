@@ -23,6 +23,8 @@ from hub_config.sizes import (
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: What Kubernetes takes as the name of a volume's claim (RFC 1123, subdomains).
 CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+#: What the namespaces begin with that the service makes; as in flautim_lab/service/spaces.py.
+PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,18})-")
 NEEDED = ("name", "namespace")
 OPTIONAL = ("users", "owners", "data", "fewest_rows", "profiles", "limits")
 

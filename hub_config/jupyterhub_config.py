@@ -42,7 +42,12 @@ c.JupyterHub.cleanup_proxy = False
 
 # --- who may log in ------------------------------------------------------------------------------
 SERVICE = settings.service_url or f"http://service.{settings.namespace}.svc:8080"
-places = Places(settings.institutions, f"{SERVICE}{roles.PLACES}", settings.service_token)
+places = Places(
+    settings.institutions,
+    f"{SERVICE}{roles.PLACES}",
+    settings.service_token,
+    settings.namespaces,
+)
 if settings.oidc:
     login.by_provider(c, places, settings.oidc)
 elif settings.passwords:
@@ -73,10 +78,11 @@ monitoring.configure(c, settings.logs, settings.metrics_token)
 # --- notebook pods -------------------------------------------------------------------------------
 def asking(spawner: Any) -> dict[str, Any]:
     """Return who asks for a notebook, and what there is."""
+    groups = {group.name for group in spawner.user.groups}
     return {
         "user": spawner.user.name,
-        "groups": {group.name for group in spawner.user.groups},
-        "institutions": settings.institutions,
+        "groups": groups,
+        "institutions": places.of(groups),
         "default": settings.size,
     }
 

@@ -106,6 +106,7 @@ def by_provider(c: Any, places: Places, oidc: Oidc) -> None:
     """
     c.JupyterHub.authenticator_class = OidcLogin
     c.OidcLogin.institutions = list(places.institutions)
+    c.OidcLogin.places = places
     c.OidcLogin.groups_claim = oidc.groups_claim
     c.OidcLogin.admin_group = oidc.admin_group
     c.OidcLogin.login_service = oidc.name

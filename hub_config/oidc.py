@@ -11,7 +11,9 @@ from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.oauth2 import OAuthCallbackHandler
 from tornado.httpclient import HTTPClientError
 from tornado.web import HTTPError
-from traitlets import List, Unicode
+from traitlets import Instance, List, Unicode
+
+from hub_config.places import Places, ServiceAwayError
 
 PREFIX = "FLAUTIM_LAB_OIDC_"
 NEEDED = {
@@ -117,6 +119,9 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
 
     callback_handler = Callback
     institutions = List(Unicode(), help="Those there are, by key.").tag(config=True)
+    places = Instance(Places, allow_none=True, help="Who knows those that were made.").tag(
+        config=True
+    )
     groups_claim = Unicode("groups", help="The list of a user's groups.").tag(config=True)
     admin_group = Unicode("", help="Whose users administrate the hub.").tag(config=True)
 
@@ -137,6 +142,12 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
         """Return who comes back from the provider; without a traceback, which would tell codes."""
         try:
             found: dict[str, Any] | None = await super().authenticate(handler, data, **kwargs)
+        except ServiceAwayError as error:
+            self.log.error("The service does not say which institutions there are: %s", error)
+            raise HTTPError(
+                503,
+                "the hub cannot find out now which institutions there are; try again in a minute",
+            ) from None
         except AWAY as error:
             self.log.error("The provider does not answer as it should: %s", type(error).__name__)
             raise HTTPError(
@@ -153,7 +164,15 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
 
     async def get_user_groups(self, auth_state: dict[str, Any]) -> set[str]:
         """Return those of somebody's groups that are institutions."""
-        return self._claims(auth_state) & set(self.institutions)
+        claims = self._claims(auth_state)
+        listed = claims & set(self.institutions)
+        try:
+            made = await self.places.made() if self.places else set()
+        except ServiceAwayError:
+            if not listed:  # it may be that one of the others is theirs
+                raise
+            return listed
+        return listed | claims & made
 
     async def check_allowed(self, username: str, auth_model: dict[str, Any] | None) -> bool:
         """Refuse, with a sentence, who is in no institution."""
@@ -178,6 +197,9 @@ class OidcLogin(GenericOAuthenticator):  # type: ignore[misc]
             found: dict[str, Any] | bool = await super().refresh_user(user, handler, **kwargs)
         except HTTPError:  # it names nobody any more
             return False
+        except ServiceAwayError as error:
+            self.log.warning("The service does not say which institutions there are: %s", error)
+            return True
         except AWAY as error:
             kind = type(error).__name__  # what it says may be somebody's claims
             self.log.warning("The provider does not say where %s belongs: %s", user.name, kind)

@@ -79,6 +79,8 @@ class Settings:
         ``text``, or ``json`` for a line of JSON for each entry of the log.
     metrics_token : str
         With which Prometheus may read ``/hub/metrics``; "" for nobody.
+    namespaces : str
+        How the namespaces begin that the service makes; "" where it makes none.
     """
 
     namespace: str
@@ -98,6 +100,7 @@ class Settings:
     database_url: str = field(default=DATABASE_URL, repr=False)
     logs: str = monitoring.TEXT
     metrics_token: str = field(default="", repr=False)
+    namespaces: str = ""
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -177,6 +180,7 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "database_url": "FLAUTIM_LAB_HUB_DATABASE_URL",
         "logs": "FLAUTIM_LAB_LOGS",
         "metrics_token": "FLAUTIM_LAB_METRICS_TOKEN",
+        "namespaces": "FLAUTIM_LAB_NAMESPACES",
     }
     given: dict[str, Any] = {
         key: environment[name] for key, name in names.items() if environment.get(name)

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import threading
 import uuid
 
 import kmock
 import pytest
 import yaml
+from kmock._internal import parsing
 
 RESOURCES = (
+    "v1/namespaces",
     "v1/pods",
     "v1/configmaps",
     "v1/events",
     "v1/persistentvolumeclaims",
     "batch/v1/jobs",
 )
+
+
+def parse_path(path, theirs=parsing.parse_path):
+    """Read a path as the mock server does, and those of namespaces, which it cannot read."""
+    namespace = re.fullmatch("/api/v1/namespaces(?:/([^/]+))?/?", path)
+    if namespace:
+        return parsing.ParsedPath("", "v1", "namespaces", None, namespace[1])
+    return theirs(path)
+
+
+parsing.parse_path = parse_path
 
 
 class Emulator(kmock.KubernetesEmulator):

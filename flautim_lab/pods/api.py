@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import urllib3
@@ -25,13 +24,11 @@ from flautim_lab.pods import access, manifests
 from flautim_lab.pods.follow import INDEX_LABEL, NOT_MADE, Follower
 from flautim_lab.pods.found import FoundRun, find_runs
 from flautim_lab.pods.manifests import RUN_LABEL, SERVER, WORKER, RunPods
-from flautim_lab.pods.sentences import refusal
+from flautim_lab.pods.namespaces import Namespaces
+from flautim_lab.pods.refusals import Unreachable, refusals
 
+__all__ = ["Api", "Unreachable"]
 MOST_LOG_BYTES = 32 * 2**20  # of one pod; a node keeps less, unless it was told otherwise
-
-
-class Unreachable(ClusterError):  # noqa: N818 - it may be back in a moment
-    """The API server does not answer now, or is not well."""
 
 
 class Api:
@@ -107,9 +104,13 @@ class Api:
         """
         settings = copy.copy(self._client.configuration)
         settings.retries = False  # or a cluster that never answers takes four times as long
-        with _refusals("ask for its version"):
+        with refusals("ask for its version"):
             api = k8s.VersionApi(k8s.ApiClient(settings))
             return str(api.get_code(_request_timeout=seconds).git_version)
+
+    def namespaces(self, maker: str, objects: Sequence[dict[str, Any]]) -> Namespaces:
+        """Return the namespaces that a service makes for institutions, each with these objects."""
+        return Namespaces(self._client, maker, objects)
 
     # --- before a run -----------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Api:
             review = k8s.V1SelfSubjectAccessReview(
                 spec=k8s.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
             )
-            with _refusals("ask what you may do"):
+            with refusals("ask what you may do"):
                 if not api.create_self_subject_access_review(review).status.allowed:
                     found.append(f"{verb} {resource}")
         return found
@@ -236,7 +237,7 @@ class Api:
 
     def _has_anchor(self, run: RunPods) -> bool:
         name = run.anchor(run.namespace, SERVER)
-        with _refusals(f"read ConfigMap {name}"):
+        with refusals(f"read ConfigMap {name}"):
             return _is_there(lambda: self._core.read_namespaced_config_map(name, run.namespace))
 
     def _has_job(self, run: RunPods, space: str, role: str) -> bool:
@@ -253,7 +254,7 @@ class Api:
         """
         self.create(made)
         name = made.metadata.name
-        with _refusals(f"read ConfigMap {name}"):
+        with refusals(f"read ConfigMap {name}"):
             there = self._core.read_namespaced_config_map(name, made.metadata.namespace)
         return k8s.V1OwnerReference(
             api_version="v1",
@@ -280,7 +281,7 @@ class Api:
             "Job": self._batch.create_namespaced_job,
         }
         space = made.metadata.namespace
-        with _refusals(f"create {made.kind} {made.metadata.name} in {space}"):
+        with refusals(f"create {made.kind} {made.metadata.name} in {space}"):
             try:
                 makers[made.kind](space, made)
             except k8s.ApiException as error:
@@ -305,7 +306,7 @@ class Api:
 
     def _remove(self, name: str, anchors: list[tuple[str, str]], seconds: float) -> list[str]:
         for space, anchor in anchors:
-            with _refusals(f"delete ConfigMap {anchor} in {space}"):
+            with refusals(f"delete ConfigMap {anchor} in {space}"):
                 try:
                     self._core.delete_namespaced_config_map(
                         anchor, space, propagation_policy="Background"
@@ -323,7 +324,7 @@ class Api:
 
     def found(self, namespaces: Iterable[str]) -> list[FoundRun]:
         """Return the runs of which anything is in some namespaces, the oldest first."""
-        with _refusals("list what there is of runs"):
+        with refusals("list what there is of runs"):
             return find_runs(self._core, self._batch, namespaces)
 
     # --- scaling ----------------------------------------------------------------------------
@@ -333,7 +334,7 @@ class Api:
         found = {}
         for space in run.workers:
             name = f"{run.name}-workers"
-            with _refusals(f"read Job {name} in {space}"):
+            with refusals(f"read Job {name} in {space}"):
                 found[space] = int(self._batch.read_namespaced_job(name, space).spec.completions)
         return found
 
@@ -341,7 +342,7 @@ class Api:
         """Change how many workers a namespace has; pods that are too many are told to end."""
         name = f"{run.name}-workers"
         change = {"spec": {"completions": number, "parallelism": number}}  # together, or not at all
-        with _refusals(f"scale Job {name} in {namespace}"):
+        with refusals(f"scale Job {name} in {namespace}"):
             self._batch.patch_namespaced_job(name, namespace, change)
 
     # --- following --------------------------------------------------------------------------
@@ -360,7 +361,7 @@ class Api:
             wanted += f",{manifests.ROLE_LABEL}={role}"
         found: list[Any] = []
         for space in namespaces:
-            with _refusals(f"list pods in {space}"):
+            with refusals(f"list pods in {space}"):
                 found += self._core.list_namespaced_pod(space, label_selector=wanted).items
         return found
 
@@ -409,7 +410,7 @@ class Api:
             If it cannot be read now.
         """
         name = pod.metadata.name
-        with _refusals(f"read the log of pod {name}"):
+        with refusals(f"read the log of pod {name}"):
             return str(
                 self._core.read_namespaced_pod_log(
                     name, pod.metadata.namespace, limit_bytes=MOST_LOG_BYTES
@@ -424,7 +425,7 @@ class Api:
         ClusterError
             If it cannot be read now.
         """
-        with _refusals(f"read Job {name}"):
+        with refusals(f"read Job {name}"):
             try:
                 return self._batch.read_namespaced_job(name, namespace)
             except k8s.ApiException as error:
@@ -475,7 +476,7 @@ class Api:
         if not running:
             raise ClusterError("the server's pod is not running yet")
         pod = running[0]
-        with self._connecting, _refusals(f"reach pod {pod.metadata.name}"):
+        with self._connecting, refusals(f"reach pod {pod.metadata.name}"):
             made = k8s_stream.portforward(
                 k8s.CoreV1Api(self._forwarding).connect_get_namespaced_pod_portforward,
                 pod.metadata.name,
@@ -495,7 +496,7 @@ class Api:
                 continue
             if namespace is not None and pod.metadata.namespace != namespace:
                 continue
-            with _refusals(f"delete pod {pod.metadata.name}"):
+            with refusals(f"delete pod {pod.metadata.name}"):
                 self._core.delete_namespaced_pod(
                     pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0
                 )
@@ -515,26 +516,3 @@ def _is_there(read: Callable[[], Any]) -> bool:
 
 def _index(pod: Any) -> int:
     return int((pod.metadata.labels or {}).get(INDEX_LABEL, -1))
-
-
-@contextlib.contextmanager
-def _refusals(what: str) -> Iterator[None]:
-    """Turn what the API server refuses, and its absence, into one sentence."""
-    try:
-        yield
-    except k8s.ApiException as error:
-        message = _message(error)
-        kind = Unreachable if (error.status or 0) >= 500 else ClusterError
-        raise kind(refusal(error.status or 0, error.reason or "", message, what)) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise Unreachable(
-            f"the cluster does not answer, cannot {what}; check that it runs and is reached from "
-            f"here ({type(error).__name__})"
-        ) from error
-
-
-def _message(error: k8s.ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return str(error.reason or "")

@@ -34,6 +34,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from flautim_lab.errors import RunNotFoundError
+from flautim_lab.pods.namespaces import Namespaces, read_objects
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, run_request
@@ -44,6 +45,7 @@ from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.dispatch import Dispatch
 from flautim_lab.service.hub import Caller, Hub
+from flautim_lab.service.keeper import NONE_IS_MADE, Keeper
 from flautim_lab.service.metrics import Measured, Metrics
 from flautim_lab.service.places import places_router
 from flautim_lab.service.readers import Readers
@@ -57,6 +59,7 @@ from flautim_lab.service.requests import (
     refuse_in_sentences,
 )
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.spaces import Spaces
 from flautim_lab.service.streams import stream_router
 from flautim_lab.service.upkeep import upkeep_router
 
@@ -78,15 +81,20 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     """
     runs = Dispatch(records, settings, catalogs)
     readers, batches = Readers(records), Batches(settings)
+    keeper = _keeper(records, settings, catalogs)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
+        if keeper:
+            await asyncio.to_thread(keeper.start)
         await asyncio.to_thread(runs.go_on)
         async with readers.open():
             batches.go_on()
             yield
         runs.close()
         batches.close()
+        if keeper:
+            await asyncio.to_thread(keeper.close)
 
     app = FastAPI(
         title="Flautim Lab",
@@ -101,7 +109,8 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     refuse_in_sentences(app)
     app.include_router(_routes(records, runs, readers), prefix=settings.prefix)
     app.include_router(batch_router(batches), prefix=settings.prefix)
-    app.include_router(catalog_router(catalogs), prefix=settings.prefix)
+    around = keeper.around if keeper else NONE_IS_MADE
+    app.include_router(catalog_router(catalogs, around), prefix=settings.prefix)
     app.include_router(places_router(settings, catalogs), prefix=settings.prefix)
     metrics = Metrics(records)
     checks = {"catalog": catalogs.check, "records": records.check}
@@ -109,6 +118,20 @@ def make_app(records: Records, settings: Settings, hub: Hub, catalogs: Catalogs)
     app.include_router(upkeep, prefix=settings.prefix)
     app.add_middleware(Measured, metrics=metrics, prefix=settings.prefix)
     return app
+
+
+def _keeper(records: Records, settings: Settings, catalogs: Catalogs) -> Keeper | None:
+    """Return who makes the namespaces of institutions; None where nobody does."""
+    if settings.objects is None or not isinstance(settings.institutions, Spaces):
+        return None
+    objects = read_objects(settings.objects)  # what cannot be read ends the start, in a sentence
+
+    def connect() -> Namespaces:
+        from flautim_lab.pods.api import Api
+
+        return Api(None).namespaces(settings.namespace, objects)
+
+    return Keeper(settings.institutions, catalogs, records, connect)
 
 
 def _routes(records: Records, runs: Dispatch, readers: Readers) -> APIRouter:

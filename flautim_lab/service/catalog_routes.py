@@ -10,7 +10,9 @@ Who asks is asked of the Hub before a byte of a body is taken in.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
@@ -21,6 +23,7 @@ from flautim_lab.catalog import wire
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.refs import read_ref
 from flautim_lab.service.hub import Caller
+from flautim_lab.service.keeper import Around
 from flautim_lab.service.requests import Who, body_of, caller
 
 MOST_BYTES = 8 * 2**20  # of a body: a schema of many columns, or a source, as JSON
@@ -46,13 +49,15 @@ class _AskedFirst(APIRoute):
         return asked_first
 
 
-def catalog_router(open_catalog: Opener) -> APIRouter:
+def catalog_router(open_catalog: Opener, around: Around = MappingProxyType({})) -> APIRouter:
     """Return the routes.
 
     Parameters
     ----------
     open_catalog : callable
         Gives the catalog as a caller may use it.
+    around : mapping
+        What else is done before and after some methods, by their names.
     """
     router = APIRouter(prefix=wire.PREFIX, route_class=_AskedFirst, tags=["catalog"])
     for name, route in wire.ROUTES.items():
@@ -61,7 +66,7 @@ def catalog_router(open_catalog: Opener) -> APIRouter:
         }
         router.add_api_route(
             route.path,
-            _endpoint(name, route, open_catalog),
+            _endpoint(name, route, open_catalog, around),
             methods=[route.method],
             operation_id=name,
             summary=(inspect.getdoc(getattr(Catalog, name)) or "").splitlines()[0],
@@ -72,9 +77,12 @@ def catalog_router(open_catalog: Opener) -> APIRouter:
     return router
 
 
-def _endpoint(name: str, route: wire.Route, open_catalog: Opener) -> Callable[..., Response]:
+def _endpoint(
+    name: str, route: wire.Route, open_catalog: Opener, around: Around
+) -> Callable[..., Response]:
     """Return the function that answers a route; FastAPI reads its signature."""
     shape = wire.body(name)
+    also = around.get(name, _nothing_else)
 
     def answer(who: Caller, **given: Any) -> Response:
         if (sent := given.pop("body", None)) is not None:
@@ -82,7 +90,8 @@ def _endpoint(name: str, route: wire.Route, open_catalog: Opener) -> Callable[..
         if route.reference:
             keys = [given.pop(key) for key in route.in_path[: route.parts]]
             given[route.reference] = str(read_ref("/".join(keys), route.parts))
-        told = getattr(open_catalog(who), name)(**given)
+        with also(who, given):
+            told = getattr(open_catalog(who), name)(**given)
         return Response(wire.answer(name).dump_json(told), media_type="application/json")
 
     answer.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -90,6 +99,10 @@ def _endpoint(name: str, route: wire.Route, open_catalog: Opener) -> Callable[..
     )
     answer.__name__ = name
     return answer
+
+
+def _nothing_else(_who: Caller, _given: Mapping[str, Any]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _parameters(name: str, route: wire.Route, shape: Any) -> list[inspect.Parameter]:

@@ -51,6 +51,10 @@ def places_router(settings: Settings, catalogs: Opener) -> APIRouter:
     router = APIRouter(tags=["hub"])
     listed = listed_roles(settings.listed)
 
+    def named(key: str) -> str:
+        made = getattr(settings.institutions, "names", {})
+        return settings.names.get(key) or str(made.get(key, key))
+
     def only_the_hub(request: Request) -> None:
         """Refuse everybody else: users' tokens, and those of the Hub's administrators."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -59,6 +63,11 @@ def places_router(settings: Settings, catalogs: Opener) -> APIRouter:
         same = compare_digest(token.strip().encode(), settings.token.encode())
         if not settings.token or not same:
             raise Refused(403, "only the hub itself may ask where somebody belongs")
+
+    @router.get(f"{PATH}/institutions", dependencies=[Depends(only_the_hub)])
+    def institutions() -> dict[str, Any]:
+        """Return the institutions that have a place, with their names."""
+        return {"institutions": [{"key": key, "name": named(key)} for key in settings.institutions]}
 
     @router.get(PATH, dependencies=[Depends(only_the_hub)])
     def places(
@@ -74,7 +83,7 @@ def places_router(settings: Settings, catalogs: Opener) -> APIRouter:
                 found.append(
                     {
                         "key": key,
-                        "name": settings.names.get(key, key),
+                        "name": named(key),
                         "namespace": namespace,
                         "roles": sorted(str(role) for role in roles),
                         "data": told.get("data"),

@@ -11,12 +11,18 @@ from typing import Any
 
 from flautim_lab.errors import UsageError
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
+from flautim_lab.service.spaces import PREFIX, Spaces
 
 INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
 PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
 PORT_VARIABLE = "FLAUTIM_LAB_SERVICE_PORT"
 METRICS_VARIABLE = "FLAUTIM_LAB_METRICS_TOKEN"
 SHORTEST_TOKEN = 32  # characters: one that can be guessed is worse than none
+#: How the namespaces begin that the service makes; it makes none where this is empty.
+NAMESPACES_VARIABLE = "FLAUTIM_LAB_NAMESPACES"
+#: The file with what each of them has, and the service's own namespace.
+OBJECTS_VARIABLE = "FLAUTIM_LAB_NAMESPACE_OBJECTS"
+OWN_VARIABLE = "POD_NAMESPACE"
 HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 STOP_VARIABLE = "FLAUTIM_LAB_STOP_SECONDS"
@@ -33,7 +39,8 @@ class Settings:
     Attributes
     ----------
     institutions : mapping of str to str
-        The namespace of each institution, by its key, which is its group at the Hub.
+        The namespace of each institution, by its key, which is its group at the Hub. Where the
+        service makes namespaces they change while it runs, see ``service/spaces.py``.
     names : mapping of str to str
         The name of each, by its key; the catalog has it from here.
     data : mapping of str to str
@@ -58,6 +65,10 @@ class Settings:
     stop_seconds : float
         How long a run is given to end by itself when an owner of its data asks for its end, before
         its pods are removed.
+    objects : Path or None
+        What each namespace that the service makes has; None where it makes none.
+    namespace : str
+        The service's own, where it makes others.
     """
 
     institutions: Mapping[str, str]
@@ -72,6 +83,8 @@ class Settings:
     listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics_token: str = field(default="", repr=False)
     stop_seconds: float = STOP_SECONDS
+    objects: Path | None = None
+    namespace: str = ""
 
     @classmethod
     def of_environment(cls) -> Settings:
@@ -110,8 +123,9 @@ class Settings:
                 f"{METRICS_VARIABLE} has {len(token)} characters; it needs at least "
                 f"{SHORTEST_TOKEN}, or to be empty"
             )
+        prefix = _prefix()
         return cls(
-            institutions,
+            Spaces(institutions, prefix),
             names,
             data,
             fewest,
@@ -123,6 +137,8 @@ class Settings:
             told,
             token,
             _stop_seconds(),
+            Path(os.environ[OBJECTS_VARIABLE]) if prefix else None,
+            os.environ[OWN_VARIABLE] if prefix else "",
         )
 
 
@@ -138,3 +154,22 @@ def _stop_seconds() -> float:
             f"{told!r}"
         )
     return seconds
+
+
+def _prefix() -> str:
+    """Return how the namespaces begin that the service makes, "" where it makes none."""
+    prefix = os.environ.get(NAMESPACES_VARIABLE, "").strip()
+    if not prefix:
+        return ""
+    if not PREFIX.fullmatch(prefix):
+        raise UsageError(
+            f"{NAMESPACES_VARIABLE} must be at most 20 lower-case letters, digits and dashes, and "
+            f"end with a dash, such as flautim-of-, not {prefix!r}"
+        )
+    lacking = [name for name in (OBJECTS_VARIABLE, OWN_VARIABLE) if not os.environ.get(name)]
+    if lacking:
+        raise UsageError(
+            f"to make namespaces ({NAMESPACES_VARIABLE}) the service needs {', '.join(lacking)} in "
+            "its environment"
+        )
+    return prefix

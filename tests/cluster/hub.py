@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -83,41 +83,64 @@ class Hub:
         kubectl(*command, input=nbformat.writes(notebook))
 
 
+def copied(folder: Path, names: Mapping[str, str]) -> Path:
+    """Copy the manifests, with other names in them; returns the copy."""
+    images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
+    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("*.env"))
+    for kind in ("*.yaml", "*.json", "*.properties"):
+        for path in (folder / "k8s").rglob(kind):
+            text = path.read_text(encoding="utf-8")
+            for old, new in {**names, **images}.items():
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
+    return folder / "k8s"
+
+
+def remove(*namespaces: str) -> None:
+    """Remove namespaces and all in them."""
+    for each in namespaces:
+        # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
+        kubectl("delete", "job", "-n", each, "--all", "--ignore-not-found")
+    kubectl("delete", "namespace", *namespaces, "--wait=false", "--ignore-not-found")
+
+
 @contextlib.contextmanager
 def hub_on_the_cluster(
-    folder: Path, others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    folder: Path,
+    names: Mapping[str, str] = MappingProxyType({}),
+    change: Callable[[Path], None] = lambda overlay: None,
+    others: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Iterator[Hub]:
     """Apply the laptop's overlay under other names; everything is removed at the end.
 
-    ``others`` are further institutions: by their keys, what the list of institutions says of them.
+    Parameters
+    ----------
+    folder : Path
+    names : mapping
+        Further ones that are to be others.
+    change : callable
+        What is to be another in the copy of the overlay.
+    others : mapping
+        Further institutions: by their keys, what the list of institutions says of them.
     """
     mark = secrets.token_hex(3)
-    keys = ("ufmg", *others)
-    names = {f"flautim-{key}": f"fl-{key}-{mark}" for key in ("hub", *keys)}
-    images = {f"value: {IMAGE}": f"value: {os.environ[IMAGE_VARIABLE]}"}
-    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("*.env"))
-    overlay = folder / "k8s/overlays/laptop"
-    for key, told in others.items():
-        _add_institution(overlay, key, told)
-    for path in [*(folder / "k8s").rglob("*.yaml"), *(folder / "k8s").rglob("*.json")]:
-        text = path.read_text(encoding="utf-8")
-        for old, new in (names | images).items():
-            text = text.replace(old, new)
-        path.write_text(text, encoding="utf-8")
+    spaces = {key: f"fl-{key}-{mark}" for key in ("ufmg", *others)}
+    namespace = f"fl-hub-{mark}"
+    own = {"flautim-hub": namespace, "flautim-ufmg": spaces["ufmg"]}
+    overlay = copied(folder, {**own, **names}) / "overlays/laptop"
+    for key, about in others.items():
+        _add_institution(overlay, key, {**about, "namespace": spaces[key]})
+    change(overlay)
     subprocess.run([overlay / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)
     told = dict(line.split("=", 1) for line in (overlay / "hub/secrets.env").read_text().split())
-    namespace, *spaces = names.values()
     passwords = {"admin": told["admin-password"], "": told["login-password"]}
-    hub = Hub("", namespace, dict(zip(keys, spaces, strict=True)), passwords, overlay)
+    hub = Hub("", namespace, spaces, passwords, overlay)
     try:
         hub.apply()
         with forwarded(namespace) as hub.url:
             yield hub
     finally:
-        # Jobs first: in a namespace that is going, those of their pods that never ran would stay.
-        for each in spaces:
-            kubectl("delete", "job", "-n", each, "--all", "--ignore-not-found")
-        kubectl("delete", "namespace", namespace, *spaces, "--wait=false")
+        remove(namespace, *spaces.values())
 
 
 def _add_institution(overlay: Path, key: str, told: Mapping[str, Any]) -> None:
@@ -135,9 +158,12 @@ def _add_institution(overlay: Path, key: str, told: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def forwarded(namespace: str) -> Iterator[str]:
-    """Forward a port of this machine to the hub's proxy, also to one that comes in its place."""
-    process, port = _forward(namespace)
+def forwarded(namespace: str, service: str = "proxy", port: int = 80) -> Iterator[str]:
+    """Forward a port of this machine to a service of the hub, its proxy by default.
+
+    Also to the pod that comes in the place of its pod.
+    """
+    process, here = _forward(namespace, service, port)
     ended = threading.Event()
 
     def again() -> None:
@@ -145,12 +171,12 @@ def forwarded(namespace: str) -> Iterator[str]:
         while not ended.wait(0.2):
             if process.poll() is not None:  # its pod is gone
                 with contextlib.suppress(AssertionError):
-                    process, _ = _forward(namespace, port)
+                    process, _ = _forward(namespace, service, port, here)
 
     keeper = threading.Thread(target=again)
     keeper.start()
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{here}"
     finally:
         ended.set()
         keeper.join()
@@ -158,8 +184,11 @@ def forwarded(namespace: str) -> Iterator[str]:
         process.wait()
 
 
-def _forward(namespace: str, port: str = "") -> tuple[subprocess.Popen[str], str]:
-    command = ["kubectl", "port-forward", "-n", namespace, "service/proxy", f"{port}:80"]
+def _forward(
+    namespace: str, service: str, port: int, here: str = ""
+) -> tuple[subprocess.Popen[str], str]:
+    """Begin to forward; returns the process and the port on this machine."""
+    command = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f"{here}:{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     said = process.stdout.readline()

@@ -26,7 +26,6 @@ pytestmark = [
 OTHERS = {
     "ifnmg": {
         "name": "Instituto Federal do Norte de Minas Gerais",
-        "namespace": "flautim-ifnmg",
         "users": ["emil"],
         "owners": ["dora"],
         "data": "ifnmg-data",
@@ -138,7 +137,7 @@ print("over:", run.status)
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with hub_on_the_cluster(tmp_path_factory.mktemp("hub"), OTHERS) as made:
+    with hub_on_the_cluster(tmp_path_factory.mktemp("hub"), others=OTHERS) as made:
         yield made
 
 

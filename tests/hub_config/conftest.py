@@ -17,6 +17,7 @@ from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.places import places_router
 from flautim_lab.service.requests import refuse_in_sentences
 from flautim_lab.service.settings import Settings
+from flautim_lab.service.spaces import Spaces
 from tests.folders import free_port
 
 INSTITUTIONS = {
@@ -59,8 +60,10 @@ class Service:
         self.root = LocalCatalog(self.database, Actor("root", platform_admin=True))
         for key, each in INSTITUTIONS.items():
             self.root.add_institution(each["name"], key=key)
+        listed = {key: each["namespace"] for key, each in INSTITUTIONS.items()}
+        self.spaces = Spaces(listed, "flautim-of-")
         settings = Settings(
-            {key: each["namespace"] for key, each in INSTITUTIONS.items()},
+            self.spaces,
             token=TOKEN,
             listed=INSTITUTIONS,
         )
@@ -90,9 +93,12 @@ def one_service(tmp_path_factory):
 def service(one_service):
     yield one_service
     one_service.away = False
-    for key in INSTITUTIONS:
-        for each in one_service.root.users(key).items:
-            one_service.root.remove_user(key, each.user)
+    one_service.spaces.know({})
+    for institution in one_service.root.institutions().items:
+        for each in one_service.root.users(institution.key).items:
+            one_service.root.remove_user(institution.key, each.user)
+        if institution.key not in INSTITUTIONS:
+            one_service.root.remove_institution(institution.key)
 
 
 @pytest.fixture

@@ -227,6 +227,58 @@ def test_a_wrong_token_of_the_service_gives_nothing(config, environment, service
     assert "another" not in repr(places)
 
 
+# --- institutions that the service gives a place -------------------------------------------------
+
+
+@pytest.fixture
+def usp(service):
+    """An institution of the catalog alone, of which eva is."""
+    service.root.add_institution("São Paulo", key="usp")
+    service.root.set_roles("usp", "eva", [Role.RESEARCHER])
+    service.spaces.know({"usp": "São Paulo"})
+
+
+def test_one_that_was_made_lets_its_users_in(config, environment, usp, monkeypatch):
+    password = environment["FLAUTIM_LAB_LOGIN_PASSWORD"]
+    assert log_in(config, "eva", password) is None  # the hub knows of no made ones
+    made = read(environment | {"FLAUTIM_LAB_NAMESPACES": "flautim-of-"}, monkeypatch)
+    assert log_in(made, "eva", password)["groups"] == ["usp"]
+    assert log_in(made, "ana", password)["groups"] == ["ufmg"]
+    assert asyncio.run(made.InstitutionLogin.places.made()) == {"usp"}
+    assert made.InstitutionLogin.places.of(["usp", "ufmg"])["usp"].name == "São Paulo"
+
+
+def test_a_notebook_of_a_made_one_is_in_the_namespace_that_the_hub_makes_up(
+    environment, service, usp, spawner, config, monkeypatch
+):
+    config.merge(read(environment | {"FLAUTIM_LAB_NAMESPACES": "flautim-of-"}, monkeypatch))
+    made, _ = pod_of(spawner, "eva", "usp")
+    assert made.namespace == "flautim-of-usp"
+    with pytest.raises(SpawnException, match="no place for a notebook"):
+        pod_of(spawner, "eva", "Kube_System")
+
+
+def test_no_answer_sends_a_notebook_elsewhere(config):
+    places = replace(config.InstitutionLogin.places, prefix="of-")
+    # One would be the namespace of the list's ufmg; the others are no names.
+    for key in ("ufmg", "-", "a_b", "../x", "x" * 62, ""):
+        assert set(places.of([key])) == {"ufmg", "ifnmg"}
+    taken = replace(places, institutions={"x": places.institutions["ufmg"]})
+    assert set(taken.of(["ufmg"])) == {"x"}
+    assert places.of(["usp"])["usp"].namespace == "of-usp"
+
+
+def test_while_the_service_is_away_those_that_it_told_last(config, service, usp):
+    places = replace(config.InstitutionLogin.places, prefix="flautim-of-")
+    service.away = b"the proxy finds nobody"
+    with pytest.raises(ServiceAwayError):
+        asyncio.run(places.made())
+    service.away = False
+    assert asyncio.run(places.made()) == {"usp"}
+    service.away = b"the proxy finds nobody"
+    assert asyncio.run(places.made()) == {"usp"}
+
+
 # --- notebook pods ------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from tests.k8s.kustomize import build
 
 K8S = Path(__file__).parents[2] / "k8s"
+AT_THE_PROVIDER = os.environ | {"OIDC_CLIENT_SECRET": "what the provider gave the hub"}
 WITH_PODS = ("Deployment", "StatefulSet", "Job", "CronJob")
 
 
@@ -22,9 +24,9 @@ def copy(tmp_path_factory) -> Path:
     """A copy of ``k8s/`` with secrets of its own."""
     folder = tmp_path_factory.mktemp("k8s") / "k8s"
     shutil.copytree(K8S, folder, ignore=shutil.ignore_patterns("*.env"))
-    for overlay in ("laptop", "production"):
-        script = folder / "overlays" / overlay / "secrets.sh"
-        subprocess.run([script], check=True, stdout=subprocess.DEVNULL)
+    for made in ("overlays/laptop", "overlays/production", "zero-to-jupyterhub"):
+        script = folder / made / "secrets.sh"
+        subprocess.run([script], check=True, stdout=subprocess.DEVNULL, env=AT_THE_PROVIDER)
     return folder
 
 

@@ -6,6 +6,7 @@ Names of what is generated get no hash. ``test_production.py`` compares it with 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import yaml
 
 KNOWN = {
     "apiVersion", "kind", "namespace", "resources", "components", "patches", "labels",
-    "configMapGenerator", "secretGenerator",
+    "configMapGenerator", "secretGenerator", "generatorOptions",
 }  # fmt: skip
 EVERYWHERE = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
 NAMED_LISTS = {"containers", "initContainers", "env", "volumes", "volumeMounts", "ports"}
 
 
-def build(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects of a kustomization."""
+def build(folder: Path, given: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Return the objects of a kustomization; a component's go with those that are given."""
     told = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
     assert set(told) <= KNOWN, set(told) - KNOWN
-    objects: list[dict[str, Any]] = []
+    objects = [*given]
     for name in told.get("resources", []):
         objects += build(folder / name) if (folder / name).is_dir() else _read(folder / name)
     objects += [
@@ -31,7 +32,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
     ]
     objects += [_generated("Secret", each, folder) for each in told.get("secretGenerator", [])]
     for name in told.get("components", []):
-        objects += build(folder / name)
+        objects = build(folder / name, objects)
     for patch in told.get("patches", []):
         for one in _read(folder / patch["path"]):
             (target,) = (each for each in objects if _key(each) == _key(one))

@@ -24,9 +24,9 @@ from flautim_lab.records import store
 from flautim_lab.service import settings as service
 from flautim_lab.service.requests import MOST_BYTES
 from hub_config.institutions import read_institutions
-from hub_config.settings import NEEDED
+from hub_config.settings import NEEDED, PASSWORDS, Settings
 from tests.folders import free_port
-from tests.k8s.conftest import K8S, by_kubectl, pods_of, template
+from tests.k8s.conftest import AT_THE_PROVIDER, K8S, by_kubectl, pods_of, template
 from tests.k8s.kustomize import build
 from tests.k8s.pod_security import problems
 from tests.postgresql import NOBODY, postgresql_programs
@@ -69,12 +69,14 @@ def without_hashes(value):
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-@pytest.mark.parametrize("overlay", ["laptop", "production"])
+@pytest.mark.parametrize(
+    "overlay", ["overlays/laptop", "overlays/production", "zero-to-jupyterhub"]
+)
 def test_the_tests_own_kustomize_makes_what_kubectl_makes(copy, overlay):
     def key(each):
         return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
 
-    folder = copy / "overlays" / overlay
+    folder = copy / overlay
     real = sorted((without_hashes(each) for each in by_kubectl(folder)), key=key)
     ours = sorted((without_hashes(each) for each in build(folder)), key=key)
     assert [key(each) for each in ours] == [key(each) for each in real]
@@ -137,11 +139,18 @@ def test_secrets_are_made_once_and_only_the_owner_reads_them(tmp_path):
     shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("*.env"))
     folder = tmp_path / "k8s/overlays/production"
 
-    def make():
-        done = subprocess.run([folder / "secrets.sh"], check=True, capture_output=True, text=True)
-        return done.stdout
+    def make(**options):
+        return subprocess.run([folder / "secrets.sh"], capture_output=True, text=True, **options)
 
-    said = make()
+    refused = make(stdin=subprocess.DEVNULL)
+    assert refused.returncode == 1
+    assert (
+        refused.stderr == "give the hub's secret at the identity provider in OIDC_CLIENT_SECRET\n"
+    )
+    assert not [*folder.rglob("*.env")]
+    done = make(env=AT_THE_PROVIDER)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     files = [folder / "hub" / name for name in ("secrets.env", "database.env")]
     told = {}
     for file in files:
@@ -153,10 +162,18 @@ def test_secrets_are_made_once_and_only_the_owner_reads_them(tmp_path):
         assert told[f"{who}-url"] == (
             f"postgresql+psycopg://{who}:{told[f'{who}-password']}@database:5432/{who}"
         )
-    files[0].unlink()
-    before = files[1].read_bytes()
-    make()
-    assert files[1].read_bytes() == before
+    assert told["oidc-client-secret"] == AT_THE_PROVIDER["OIDC_CLIENT_SECRET"]
+    before = [file.read_bytes() for file in files]
+    assert make(stdin=subprocess.DEVNULL).returncode == 0  # what is there is not asked for again
+    assert [file.read_bytes() for file in files] == before
+    # Of an older version, which knew no provider.
+    files[0].write_text("service-token=kept\n")
+    make(env=AT_THE_PROVIDER)
+    again = dict(line.split("=", 1) for line in files[0].read_text().splitlines())
+    assert again["service-token"] == "kept"
+    assert set(again) == {key for key in told if key not in files[1].read_text()}
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
+    assert not [*folder.rglob("*.new")]
     for file in files:
         path = f"k8s/overlays/production/hub/{file.name}"
         if (TOP / ".git").exists():
@@ -191,6 +208,36 @@ def test_hub_service_and_jobs_are_told_where_the_databases_are(production, pods)
         labels = spaces[each.namespace]["metadata"]["labels"]
         assert labels["flautim-lab/institution"] == each.key
     assert set(spaces) == {"flautim-hub"} | {each.namespace for each in institutions.values()}
+
+
+def test_the_hub_starts_with_what_the_overlay_tells_it_of_the_provider(
+    production, pods, monkeypatch
+):
+    (source,) = pods["hub"].container["envFrom"]
+    properties = data(production, "ConfigMap", source["configMapRef"]["name"])
+    told = {name: value for name, value in pods["hub"].env.items() if isinstance(value, str)}
+    secret = {name: "x" * 64 for name, value in pods["hub"].env.items() if isinstance(value, dict)}
+    environment = properties | told | secret
+    environment["FLAUTIM_LAB_INSTITUTIONS"] = str(OVERLAY / "hub/institutions.json")
+    environment["FLAUTIM_LAB_HUB_DATABASE_URL"] = "postgresql+psycopg://hub:x@database/hub"
+    settings = Settings.of_environment(environment)
+    assert settings.passwords is None
+    assert settings.oidc.callback_url.startswith(
+        "https://hub.example.org/"
+    )  # as the ingress has it
+    assert named(production, "Ingress")["hub"]["spec"]["rules"][0]["host"] == "hub.example.org"
+    assert not set(PASSWORDS) & set(pods["hub"].env)
+
+
+def test_the_data_that_the_list_names_are_there_and_have_owners(production):
+    claims = {
+        (each["metadata"]["namespace"], each["metadata"]["name"])
+        for each in production
+        if each["kind"] == "PersistentVolumeClaim"
+    }
+    for each in read_institutions(OVERLAY / "hub/institutions.json").values():
+        assert each.owners
+        assert (each.namespace, each.data) in claims
 
 
 def test_the_jobs_call_commands_that_there_are(pods):

@@ -1,0 +1,194 @@
+"""Namespaces of institutions: made with what belongs in them, and removed once nothing is in them.
+
+What an institution's namespace has (quota, limits, policies, bindings) is a file of manifests that
+who runs the hub writes: ``k8s/components/namespaces/institution.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes import client as k8s
+
+from flautim_lab.errors import ClusterError, UsageError
+from flautim_lab.pods.access import Permission
+from flautim_lab.pods.manifests import RUN_LABEL
+from flautim_lab.pods.refusals import refusals
+
+INSTITUTION_LABEL = "flautim-lab/institution"
+#: On namespaces that are a service's to remove: in which namespace it is. No other is ever touched.
+MADE_LABEL = "flautim-lab/made-by"
+STANDARD = {"pod-security.kubernetes.io/enforce": "restricted"}
+LONGEST = 63  # characters of a namespace's name
+MOST_NAMED = 3  # things that keep a namespace from being removed, in a sentence
+
+#: What the service needs beside ``access.PERMISSIONS``, everywhere on the cluster: a ClusterRole.
+#: "bind" is for two ClusterRoles by name, whose bindings these are.
+PERMISSIONS = (
+    Permission("", "namespaces", ("create", "get", "list", "delete")),
+    Permission("", "resourcequotas", ("create",)),
+    Permission("", "limitranges", ("create",)),
+    Permission("networking.k8s.io", "networkpolicies", ("create",)),
+    Permission("rbac.authorization.k8s.io", "rolebindings", ("create",)),
+    Permission("rbac.authorization.k8s.io", "clusterroles", ("bind",)),
+)
+
+_MAKERS: Mapping[str, tuple[type, str]] = {
+    "ResourceQuota": (k8s.CoreV1Api, "create_namespaced_resource_quota"),
+    "LimitRange": (k8s.CoreV1Api, "create_namespaced_limit_range"),
+    "NetworkPolicy": (k8s.NetworkingV1Api, "create_namespaced_network_policy"),
+    "RoleBinding": (k8s.RbacAuthorizationV1Api, "create_namespaced_role_binding"),
+}
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """Read what each institution's namespace has: manifests without a namespace.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or has something of another kind in it.
+    """
+    try:
+        told = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+        kinds = [str(each["kind"]) for each in told]
+        names = [str(each["metadata"]["name"]) for each in told]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} has no manifests for an institution's namespace: {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    other = next((kind for kind in kinds if kind not in _MAKERS), None)
+    if other is not None:
+        raise UsageError(
+            f"{path} has a {other} ({names[kinds.index(other)]}); an institution's namespace may "
+            f"be given: {', '.join(_MAKERS)}"
+        )
+    return told
+
+
+class Namespaces:
+    """The namespaces that a service makes.
+
+    Parameters
+    ----------
+    client : kubernetes.client.ApiClient
+    maker : str
+        The namespace of the service: two hubs on a cluster leave each other's alone.
+    objects : sequence of dict
+        What each has, see :func:`read_objects`.
+    """
+
+    def __init__(
+        self, client: k8s.ApiClient, maker: str, objects: Sequence[dict[str, Any]]
+    ) -> None:
+        self._client, self._maker, self._objects = client, maker, list(objects)
+        self._core = k8s.CoreV1Api(client)
+
+    def made(self) -> dict[str, str]:
+        """Return the institution's key of each that the service made and that is not going.
+
+        Raises
+        ------
+        ClusterError
+        """
+        with refusals("list namespaces"):
+            listed = self._core.list_namespace(label_selector=f"{MADE_LABEL}={self._maker}").items
+        return {
+            each.metadata.name: (each.metadata.labels or {}).get(INSTITUTION_LABEL, "")
+            for each in listed
+            if self._ours(each) and each.metadata.deletion_timestamp is None
+        }
+
+    def make(self, name: str, institution: str) -> None:
+        """Make one with all that it has; what is there already stays as it is.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses, or a namespace of that name is not this institution's.
+        """
+        labels = {INSTITUTION_LABEL: institution, MADE_LABEL: self._maker} | STANDARD
+        metadata = k8s.V1ObjectMeta(name=name, labels=labels)
+        body = k8s.V1Namespace(api_version="v1", kind="Namespace", metadata=metadata)
+        with refusals(f"create Namespace {name}"):
+            _create(lambda: self._core.create_namespace(body))
+            there = self._core.read_namespace(name)
+        if not self._ours(there) or there.metadata.labels.get(INSTITUTION_LABEL) != institution:
+            raise ClusterError(
+                f"the namespace {name} is there already and was not made for {institution}; "
+                "rename the institution's key, or put the institution on the hub's list with a "
+                "namespace of its own"
+            )
+        if there.metadata.deletion_timestamp is not None:
+            raise ClusterError(f"the namespace {name} is still being removed; it is made again")
+        for told in self._objects:
+            api, call = _MAKERS[told["kind"]]
+            create = getattr(api(self._client), call)
+            with refusals(f"create {told['kind']} {told['metadata']['name']} in {name}"):
+                _create(partial(create, name, told))
+
+    def inside(self, name: str) -> list[str]:
+        """Return what keeps a namespace from being removed: pods, volumes, and what runs left.
+
+        Raises
+        ------
+        ClusterError
+        """
+        batch = k8s.BatchV1Api(self._client)
+        core = self._core
+        found = []
+        with refusals(f"see what is in {name}"):
+            for kind, listed in (
+                ("pod", core.list_namespaced_pod(name)),
+                ("volume", core.list_namespaced_persistent_volume_claim(name)),
+                ("job", batch.list_namespaced_job(name)),
+                ("run", core.list_namespaced_config_map(name, label_selector=RUN_LABEL)),
+            ):
+                found += [
+                    f"{kind} {each.metadata.name}"
+                    for each in listed.items
+                    if kind != "run" or RUN_LABEL in (each.metadata.labels or {})
+                ]
+        return found
+
+    def remove(self, name: str) -> list[str]:
+        """Remove one of ours, if nothing is in it; returns what is.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses, or it is not ours.
+        """
+        with refusals(f"read Namespace {name}"):
+            there = self._core.read_namespace(name)
+        if not self._ours(there):
+            raise ClusterError(f"the namespace {name} was not made by the service, and stays")
+        if left := self.inside(name):
+            return left
+        # This one, and none that was made under the same name meanwhile.
+        this = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(uid=there.metadata.uid))
+        with refusals(f"delete Namespace {name}"):
+            self._core.delete_namespace(name, body=this)
+        return []
+
+    def _ours(self, namespace: Any) -> bool:
+        return (namespace.metadata.labels or {}).get(MADE_LABEL) == self._maker
+
+
+def in_words(left: Sequence[str]) -> str:
+    """Return what is in a namespace as part of a sentence."""
+    more = len(left) - MOST_NAMED
+    return ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _create(make: Callable[[], Any]) -> None:
+    try:
+        make()
+    except k8s.ApiException as error:
+        if error.status != 409:  # it is there: another turn began it
+            raise
