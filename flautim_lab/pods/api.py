@@ -231,7 +231,7 @@ class Api:
 
     def _address_of(self, run: RunPods) -> str:
         """Return the cluster's address of a run's server; it is that of the Service for good."""
-        with _refusals(f"read Service {run.name}"):
+        with refusals(f"read Service {run.name}"):
             found = self._core.read_namespaced_service(run.name, run.namespace)
         return str(found.spec.cluster_ip)
 
@@ -442,7 +442,7 @@ class Api:
             If they cannot be read now.
         """
         kind = f"involvedObject.kind=Job,involvedObject.name={job},reason={NOT_MADE}"
-        with _refusals(f"read what happened to Job {job}"):
+        with refusals(f"read what happened to Job {job}"):
             found = self._core.list_namespaced_event(namespace, field_selector=kind).items
         return [
             each for each in found if each.reason == NOT_MADE and each.involved_object.name == job
