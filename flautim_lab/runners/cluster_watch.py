@@ -114,8 +114,21 @@ class ClusterWatch:
         self._outcome = run.folder.path / "outcome.json"
 
     def run(self) -> None:
-        """Follow the run; then fetch what it leaves, and remove its objects."""
+        """Follow the run; then fetch what it leaves, and remove its objects.
+
+        Raises
+        ------
+        RecordsError
+            If the records are away at its beginning or its end. Its keys stay for another watch.
+        """
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+        try:
+            self._to_its_end()
+            self._run.clean()
+        finally:
+            self._over.set()
+
+    def _to_its_end(self) -> None:
         try:
             if self._records.run(self._id).status.over:
                 # What was ended here without the cluster having heard of it.
@@ -134,9 +147,6 @@ class ClusterWatch:
             self._remove()  # somebody removed the records while it was running
         except ClusterError as error:
             self._end(RunStatus.FAILED, str(error))
-        finally:
-            self._over.set()
-            self._run.clean()
 
     def _follow(self) -> tuple[RunStatus, str]:
         """Fetch events until the run has ended; returns how."""
@@ -150,8 +160,14 @@ class ClusterWatch:
                             left_out = self._fetch(line)
                             line.ask("POST", "/collected")
                             return status, "; ".join(filter(None, [message, *left_out]))
+            except RunNotFoundError:
+                raise
+            except RecordsError as error:  # a database that is away comes back
+                self._note(error)
+                time.sleep(AWAY_SECONDS)
             except (OSError, http.client.HTTPException, ClusterError) as error:
-                outcome = self._away(error)
+                self._note(error)
+                outcome = self._away()
                 if outcome is not None:
                     return outcome
                 time.sleep(RETRY_SECONDS)
@@ -195,12 +211,18 @@ class ClusterWatch:
                     self._unsaid = sentences[number:] + self._unsaid
                 raise
 
-    def _away(self, error: Exception) -> tuple[RunStatus, str] | None:
-        """Return how the run ended, if a server that cannot be reached is not to be waited for."""
+    def _note(self, error: Exception) -> None:
+        """Write what went wrong to the watch's own log, once."""
         if str(error) != self._error:
             self._error = str(error)
-            _log.warning("%s %s", time.strftime("%H:%M:%S"), error)  # to the watch's own log
-        if self._records.stop_requested(self._id):
+            _log.warning("%s %s", time.strftime("%H:%M:%S"), error)
+
+    def _away(self) -> tuple[RunStatus, str] | None:
+        """Return how the run ended, if a server that cannot be reached is not to be waited for."""
+        stopped = False
+        with contextlib.suppress(RecordsError):  # as long as nobody can tell, nobody did
+            stopped = self._records.stop_requested(self._id)
+        if stopped:
             self._stopping = self._stopping or time.monotonic()
             if time.monotonic() - self._stopping > STOP_SECONDS:
                 return RunStatus.STOPPED, "stopped while its server could not be reached"
@@ -282,7 +304,7 @@ class ClusterWatch:
         self._end(status, message)
 
     def _end(self, status: RunStatus, message: str) -> None:
-        with contextlib.suppress(RecordsError):
+        with contextlib.suppress(RunNotFoundError):
             self._records.set_status(self._id, status, message=message)
 
     # --- from other threads -------------------------------------------------------------------
