@@ -132,8 +132,14 @@ class ClusterWatch:
                             left_out = self._fetch(line)
                             line.ask("POST", "/collected")
                             return status, "; ".join(filter(None, [message, *left_out]))
+            except RunNotFoundError:
+                raise
+            except RecordsError as error:  # a database that is away comes back
+                self._note(error)
+                time.sleep(AWAY_SECONDS)
             except (OSError, http.client.HTTPException, ClusterError) as error:
-                outcome = self._ended_from_here() or self._away(error)
+                self._note(error)
+                outcome = self._ended_from_here() or self._away()
                 if outcome is not None:
                     return outcome
                 time.sleep(RETRY_SECONDS)
@@ -179,12 +185,18 @@ class ClusterWatch:
                     self._unsaid = sentences[number:] + self._unsaid
                 raise
 
-    def _away(self, error: Exception) -> tuple[RunStatus, str] | None:
-        """Return how the run ended, if a server that cannot be reached is not to be waited for."""
+    def _note(self, error: Exception) -> None:
+        """Write what went wrong to the watch's own log, once."""
         if str(error) != self._error:
             self._error = str(error)
-            _log.warning("%s %s", time.strftime("%H:%M:%S"), error)  # to the watch's own log
-        if self._records.stop_requested(self._id):
+            _log.warning("%s %s", time.strftime("%H:%M:%S"), error)
+
+    def _away(self) -> tuple[RunStatus, str] | None:
+        """Return how the run ended, if a server that cannot be reached is not to be waited for."""
+        stopped = False
+        with contextlib.suppress(RecordsError):  # as long as nobody can tell, nobody did
+            stopped = self._records.stop_requested(self._id)
+        if stopped:
             self._stopping = self._stopping or time.monotonic()
             if time.monotonic() - self._stopping > STOP_SECONDS:
                 return RunStatus.STOPPED, "stopped while its server could not be reached"

@@ -14,11 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from flautim_lab.connection import Away, Service
+from flautim_lab.errors import RecordsError
 from flautim_lab.records.artifacts import write_atomic
+from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners import service
 from flautim_lab.runners.cluster_line import Line, TooLarge
 from flautim_lab.runners.cluster_watch import ClusterWatch
+from flautim_lab.runners.pod_api import FILES
 from flautim_lab.runners.process_files import ProcessFolder
 from flautim_lab.runners.service import ServiceRun
 from flautim_lab.training.keys import make_server_files
@@ -154,3 +157,38 @@ def test_a_run_that_is_given_up_is_stopped(asking):
     with answering([(503, b"")] * 3 + [(200, b"{}")]) as (port, asked), pytest.raises(Away):
         asking(port).start({})
     assert asked == [f"PUT /runs/{RUN}"] * 3 + [f"POST /runs/{RUN}/stop"]
+
+
+def test_records_that_are_away_at_the_beginning_leave_the_keys_to_the_next_watch(run, monkeypatch):
+    cleaned = []
+    run.api, run.clean = SimpleNamespace, lambda: cleaned.append(run)
+    watch = ClusterWatch(run)
+
+    def away(_run_id):
+        raise RecordsError("the records cannot be used")
+
+    monkeypatch.setattr(watch._records, "run", away)
+    with pytest.raises(RecordsError):
+        watch.run()
+    assert not cleaned
+    assert watch._over.is_set()
+
+
+def test_records_that_are_away_for_a_moment_are_waited_for(run, monkeypatch):
+    monkeypatch.setattr("flautim_lab.runners.cluster_watch.AWAY_SECONDS", 0.0)
+    answers = [(404, b"")] * len(FILES) + [(200, b"{}")]
+    with answering(answers, run.folder.tls) as (port, asked):
+        forward = lambda *_: socket.create_connection(("127.0.0.1", port))  # noqa: E731
+        run.api = lambda: SimpleNamespace(forward=forward)
+        watch = ClusterWatch(run)
+        told = [RecordsError("away"), RecordsError("away"), (RunStatus.FINISHED, "")]
+
+        def poll(_line):
+            if isinstance(told[0], RecordsError):
+                raise told.pop(0)
+            return told.pop(0)
+
+        monkeypatch.setattr(watch, "_poll", poll)
+        assert watch._follow() == (RunStatus.FINISHED, "")
+    assert not told
+    assert asked[-1] == "POST /collected"
