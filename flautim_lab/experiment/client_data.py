@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,11 @@ class Batches:
     With ``classes`` whole targets come as int64, whatever whole type the dataset keeps them in;
     true/false stays, since code of the researcher's own may use it as a mask. ``reading`` is
     entered around each batch that is read by a dataset's own code.
+
+    Attributes
+    ----------
+    seconds : float
+        What it has taken so far to read, order and cut the batches.
     """
 
     def __init__(
@@ -146,6 +152,7 @@ class Batches:
         self._drop = drop_single and self._rows > 1 and self._rows % batch_size == 1
         if batch_size == 1:
             self._drop = False
+        self.seconds = 0.0
 
     @property
     def rows(self) -> int:
@@ -162,10 +169,13 @@ class Batches:
             batches: Iterator[Any] = self._from_tensors(first, second)
         else:
             batches = self._from_dataset(first, second)  # type: ignore[arg-type]
+        begin = time.perf_counter()
         for batch in batches:
+            self.seconds += time.perf_counter() - begin
             if self._check is not None:
                 self._check()
             yield batch
+            begin = time.perf_counter()
 
     def _from_tensors(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         shuffled = self._generator is not None

@@ -55,7 +55,7 @@ def main(run_folder: Path, slot: int, generation: int) -> int:
 
     try:
         prepare = host.cohorts.prepare
-        worker = Worker(app, facts.clients, stop.is_set, cut, prepare=prepare)
+        worker = Worker(app, facts.clients, stop.is_set, cut, prepare=prepare, times=host.times)
         worker.serve(connect, PATIENCE_SECONDS)
     finally:
         done.set()

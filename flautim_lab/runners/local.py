@@ -28,6 +28,7 @@ from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
 from flautim_lab.training.numerics import pick_device
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import Strategy, client_mods
+from flautim_lab.training.usage import RoundUsage
 
 LOOK_SECONDS = 0.25  # how often a stop that comes from another process is looked for
 HEARTBEAT_SECONDS = 5.0
@@ -113,6 +114,7 @@ class LocalExecution:
         host = ClientHost(experiment, device, deadline.check)
         app = make_client_app(host, client_mods(self._strategy))
         server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
+        server.usage = RoundUsage("kernel", host.times)
         grid = self._grid = LocalGrid(
             app,
             len(experiment.splits),

@@ -61,7 +61,7 @@ def main() -> int:
 
         try:
             prepare = host.cohorts.prepare
-            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare)
+            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare, times=host.times)
             worker.serve(connect, PATIENCE_SECONDS)
         except TrainingError as error:
             sys.stderr.write(f"{error}\n")

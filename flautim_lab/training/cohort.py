@@ -9,6 +9,7 @@ the stack when they are done: those with the most come first, so that it is cut 
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +59,14 @@ class Trained:
         Each client's mean loss over its rows and epochs.
     failures : dict
         Errors, by a client's place in the cohort.
+    data_seconds : float
+        What it took to order the rows and to put them together in batches.
     """
 
     weights: dict[str, Tensor]
     losses: list[float]
     failures: dict[int, TrainingError]
+    data_seconds: float
 
 
 class Stack:
@@ -182,7 +186,10 @@ class Stack:
         check : callable
             Called before each step with the place of the first member that is at work.
         """
+        clock = time.perf_counter
+        begin = clock()
         steps = _Steps(members, self._experiment.batch_size)
+        data_seconds = clock() - begin
         number = len(members)
         full = {name: _repeated(start[name], number) for name in trained}
         frozen = {n: v.expand(number, *v.shape) for n, v in start.items() if n not in full}
@@ -196,12 +203,15 @@ class Stack:
             active, rows, counts = steps.at(step)
             if optimizer.cut_to(active) or step == 0:
                 now = {name: value[:active] for name, value in frozen.items()} | optimizer.leaves
+            begin = clock()
             rows = rows.to(x.device)
-            batch = self.losses(now, _taken(x, rows), _taken(y, rows), counts, draws[:active])
+            inputs, targets = _taken(x, rows), _taken(y, rows)
+            data_seconds += clock() - begin
+            batch = self.losses(now, inputs, targets, counts, draws[:active])
             optimizer.step(batch.sum(), start, mu)
             losses[:active, step] = batch.detach()
         back = torch.from_numpy(np.argsort(steps.order))
-        return self._trained(full, losses, steps, back, pool)
+        return self._trained(full, losses, steps, back, pool, data_seconds)
 
     def _trained(
         self,
@@ -210,6 +220,7 @@ class Stack:
         steps: _Steps,
         back: Tensor,
         pool: tuple[Tensor, Tensor],
+        data_seconds: float,
     ) -> Trained:
         """Return weights, losses and failures in the order of the members."""
         failures: dict[int, TrainingError] = {}
@@ -230,7 +241,7 @@ class Stack:
                 failures.setdefault(int(steps.order[place]), not_finite(self._experiment, name))
         same = bool((steps.order[:-1] < steps.order[1:]).all())
         weights = {n: v.cpu() if same else v.cpu()[back] for n, v in full.items()}
-        return Trained(weights, means[back.numpy()].tolist(), failures)
+        return Trained(weights, means[back.numpy()].tolist(), failures, data_seconds)
 
 
 def not_finite(experiment: Experiment, name: str) -> TrainingError:

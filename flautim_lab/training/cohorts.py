@@ -103,9 +103,11 @@ class Cohorts:
         if self._engine.name != "cohort":
             return
         if kind.startswith(MessageType.TRAIN):
-            made = self._train(content, clients)
+            with self._host.times.spent_on("training"):
+                made = self._train(content, clients)
         elif kind.startswith(MessageType.EVALUATE) and self._measures_together():
-            made = self._evaluate(content, clients)
+            with self._host.times.spent_on("evaluating"):
+                made = self._evaluate(content, clients)
         else:
             return
         with self._lock:
@@ -120,11 +122,12 @@ class Cohorts:
         model, stack = self._stack()
         host.load(model, sent, config)
         start = {name: p.detach() for name, p in model.named_parameters()}
-        pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
-        members = [
-            self._member(client, own, round_number)
-            for client, own in zip(clients, rows, strict=True)
-        ]
+        with host.times.spent_on("data"):
+            pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
+            members = [
+                self._member(client, own, round_number)
+                for client, own in zip(clients, rows, strict=True)
+            ]
         trained = stack.train(
             start,
             [name for name, p in model.named_parameters() if p.requires_grad],
@@ -133,6 +136,7 @@ class Cohorts:
             mu=float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
             check=lambda place: self._check(clients[place]),
         )
+        host.times.of_that_on("data", trained.data_seconds)
         return [
             Ready(content, {"loss": loss}, len(own), arrays, trained.failures.get(place))
             for place, (loss, own, arrays) in enumerate(
@@ -174,7 +178,9 @@ class Cohorts:
         experiment = self._host.experiment
         config = config_in(content)
         model = self._host.model_of(arrays_in(content), config).eval()
-        (x, y), rows = _pooled([self._host.scaled_data(c, config) for c in clients], "validation")
+        with self._host.times.spent_on("data"):
+            data = [self._host.scaled_data(client, config) for client in clients]
+            (x, y), rows = _pooled(data, "validation")
         every = torch.cat(rows).to(y.device)
         size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
         found: list[Tensor] = []

@@ -25,12 +25,15 @@ from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.names import count
 from flautim_lab.records.event import ALL_CLIENTS
+from flautim_lab.records.profile import engine_in_words
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.content import arrays_in, metrics_in, named_config
 from flautim_lab.training.grid import ABANDONED
+from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import RoundUsage
 
 ALARMING = 3  # rounds running that a client has failed before it is named
@@ -113,6 +116,7 @@ class Server:
                 "no client has rows enough to hold any back: there is no validation",
                 level="warning",
             )
+        self._say_engine()
         self._scale(grid)
         for round_number in range(self.state.round + 1, experiment.rounds + 1):
             self.moment("starting", round_number)
@@ -129,6 +133,13 @@ class Server:
                 self.after_round()
             self._check_stop()
         self.moment("ended", experiment.rounds)
+
+    def _say_engine(self) -> None:
+        """Say in the log why clients are not trained together, where nobody asked for that."""
+        experiment = self.experiment
+        engine = choose_engine(experiment, pick_device(experiment.device))
+        if engine.name == "loop" and experiment.engine == "auto" and self.state.round == 0:
+            self.recorder.log(engine_in_words(engine.name, engine.rule))
 
     @property
     def remark(self) -> str:
@@ -157,9 +168,14 @@ class Server:
         answers = self._ask(grid, messages, round_number, "train")
         # Read first: some strategies empty the records while they aggregate.
         losses = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
-        buffers = [
-            (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
-        ]
+        with self.usage.spent_on("aggregating"):
+            self._aggregate(round_number, answers, [rows for _, rows, _ in losses])
+        self._record(round_number, "train", losses, strip="train_")
+
+    def _aggregate(self, round_number: int, answers: list[Message], rows: list[int]) -> None:
+        """Let the strategy make new weights; ``rows`` are those of each answer with content."""
+        experiment, state = self.experiment, self.state
+        buffers = list(zip(rows, map(_buffers, _good(answers)), strict=True))
         sent_back = [arrays_in(m.content) for m in _good(answers)]
         kept = weights.unchanged(state.parameters, sent_back)
         for record in sent_back:
@@ -167,8 +183,7 @@ class Server:
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
-                with self.usage.spent_on("aggregating"):
-                    new, _ = strategy.aggregate_train(round_number, answers)
+                new, _ = self.strategy.aggregate_train(round_number, answers)
             except (AggregationError, InconsistentMessageReplies, ZeroDivisionError) as error:
                 raise TrainingError(
                     f"round {round_number}: {experiment.strategy_name} could not aggregate: {error}"
@@ -183,7 +198,6 @@ class Server:
         else:
             state.parameters = weights.in_own_types(new, state.parameters, kept)
             state.buffers = weights.average_buffers(buffers, state.buffers) or state.buffers
-        self._record(round_number, "train", losses, strip="train_")
 
     def _validate(self, grid: Grid, round_number: int) -> None:
         """Validate; that it fails is said, and does not take the trained weights away."""
@@ -212,7 +226,10 @@ class Server:
         answers = self._ask(grid, messages, round_number, "evaluate")
         measures = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
         _shared_measures(answers)
-        with flower.private_random(experiment.seed, "aggregate evaluation", round_number):
+        with (
+            self.usage.spent_on("aggregating"),
+            flower.private_random(experiment.seed, "aggregate evaluation", round_number),
+        ):
             strategy.aggregate_evaluate(round_number, answers)
         self._record(round_number, "validation", measures)
 
@@ -257,7 +274,7 @@ class Server:
         if isinstance(grid, ClientGrid):
             grid.waits = functools.partial(self._waits, round_number, time.time())
             grid.sent = functools.partial(self._sent, what, round_number)
-        with self.usage.spent_on(_SPENT_ON[what]):
+        with self.usage.waits_for(_SPENT_ON[what]):
             answers = list(grid.send_and_receive(messages, timeout=timeout))
         self._check_stop()
         answers = [m for m in answers if not _is_abandoned(m)]

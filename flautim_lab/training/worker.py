@@ -28,6 +28,7 @@ from flautim_lab.training.blocks import Prepare, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
+from flautim_lab.training.usage import ClientTimes
 
 WORK = "query.work"  # a message of this type carries the work of several clients
 END = "end"  # the kind of work that is none: the run has ended, and so may the worker
@@ -109,8 +110,8 @@ class Usage:
     Attributes
     ----------
     seconds : dict of str to float
-        Seconds so far, by what they were spent on: ``training_seconds``, ``evaluating_seconds``,
-        ``waiting_seconds``.
+        Seconds so far, by what they were spent on: ``data_seconds``, ``training_seconds``,
+        ``evaluating_seconds``, ``waiting_seconds``.
     """
 
     def __init__(self) -> None:
@@ -157,6 +158,8 @@ class Worker:
     prepare : callable, optional
         Gets the type of the messages of a block of clients, their content, and the clients, before
         the app is called for each of them.
+    times : ClientTimes, optional
+        Where those who host the clients count what goes into their data.
     """
 
     def __init__(
@@ -166,8 +169,10 @@ class Worker:
         stopped: Callable[[], bool],
         cut: Callable[[], bool] = lambda: False,
         prepare: Prepare | None = None,
+        times: ClientTimes | None = None,
     ) -> None:
         self._app = app
+        self._times = times
         self._prepare = prepare
         self._clients = clients
         self._stopped = stopped
@@ -192,7 +197,12 @@ class Worker:
                 contents.append(answer)
                 errors.append(error)
         kind = "evaluating" if work["kind"].startswith(MessageType.EVALUATE) else "training"
-        self._usage.add(f"{kind}_seconds", time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        if self._times is not None:
+            data = self._times.take().get("data_seconds", 0.0)
+            self._usage.add("data_seconds", data)
+            seconds -= data
+        self._usage.add(f"{kind}_seconds", seconds)
         used = self._usage.take(self._connection)
         answers = ConfigRecord(
             {

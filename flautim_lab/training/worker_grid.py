@@ -304,7 +304,8 @@ class WorkerGrid(ClientGrid):
             used = read_resources(reply)
             self.used(flight.slot, used)
             kind = next(iter(flight.questions.values())).metadata.message_type
-            seconds = used.get("training_seconds", 0.0) + used.get("evaluating_seconds", 0.0)
+            spent = ("data_seconds", "training_seconds", "evaluating_seconds")
+            seconds = sum(used.get(name, 0.0) for name in spent)
             self._pace[flight.slot, kind] = seconds / len(flight.questions)
             for client, answer in read_answers(reply).items():
                 question = flight.questions[client]
