@@ -26,6 +26,7 @@ from flautim_lab.training.engine import Connection
 from flautim_lab.training.grid import one_thread
 from flautim_lab.training.keys import read_worker_key
 from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.strategies import client_mods, make_strategy
 from flautim_lab.training.worker import Worker
 
@@ -45,7 +46,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
         try:
             experiment = Experiment.load(unpack(mounts.code, Path(scratch) / FOLDER))
-            host = ClientHost(experiment, pick_device(experiment.device))
+            host = ClientHost(
+                experiment, pick_device(experiment.device), pools=takes_means(experiment)
+            )
             app = make_client_app(host, client_mods(make_strategy(experiment)))
         except ExperimentError as error:
             sys.stderr.write(f"{error}\n")

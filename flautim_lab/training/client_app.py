@@ -33,11 +33,11 @@ from flautim_lab.names import count
 from flautim_lab.training import weights
 from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
+from flautim_lab.training.pooling import ROWS
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import ClientTimes
 
-ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
 PRINTED = "printed"  # the record in an answer of what the client printed meanwhile
 
@@ -67,6 +67,9 @@ class ClientHost:
         Where the clients train.
     check : callable
         Called with the client's number before every batch; raises to end its work.
+    pools : bool
+        Cohorts answer with the mean of their clients' weights, since the strategy takes no more
+        (:func:`~flautim_lab.training.pooling.takes_means`).
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ClientHost:
         experiment: Experiment,
         device: torch.device,
         check: Callable[[int], None] = lambda _client: None,
+        pools: bool = False,
     ) -> None:
         self.experiment = experiment
         self.device = device
@@ -88,7 +92,7 @@ class ClientHost:
         self.times = ClientTimes()
         #: How clients are trained, and what computes several of them at once.
         self.engine = choose_engine(experiment, device)
-        self.cohorts = Cohorts(self, self.engine, check)
+        self.cohorts = Cohorts(self, self.engine, check, pools)
 
     def data(self, client: int) -> ClientData:
         """Return a client's data, loaded on first use."""

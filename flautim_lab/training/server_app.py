@@ -28,11 +28,12 @@ from flautim_lab.records.event import ALL_CLIENTS
 from flautim_lab.records.profile import engine_in_words
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
-from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
+from flautim_lab.training.client_app import scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.content import arrays_in, metrics_in, named_config
 from flautim_lab.training.grid import ABANDONED
 from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import ROWS, measures_of, members_of, take_members
 from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import RoundUsage
 
@@ -167,19 +168,23 @@ class Server:
             )
         answers = self._ask(grid, messages, round_number, "train")
         # Read first: some strategies empty the records while they aggregate.
-        losses = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        losses = sorted(
+            (one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0]
+        )
         with self.usage.spent_on("aggregating"):
-            self._aggregate(round_number, answers, [rows for _, rows, _ in losses])
+            self._aggregate(round_number, answers)
         self._record(round_number, "train", losses, strip="train_")
 
-    def _aggregate(self, round_number: int, answers: list[Message], rows: list[int]) -> None:
-        """Let the strategy make new weights; ``rows`` are those of each answer with content."""
+    def _aggregate(self, round_number: int, answers: list[Message]) -> None:
+        """Let the strategy make new weights."""
         experiment, state = self.experiment, self.state
-        buffers = list(zip(rows, map(_buffers, _good(answers)), strict=True))
+        buffers = [(_rows(m), _buffers(m)) for m in _good(answers)]
         sent_back = [arrays_in(m.content) for m in _good(answers)]
         kept = weights.unchanged(state.parameters, sent_back)
         for record in sent_back:
             weights.quick_to_read(record)
+        for message in _good(answers):
+            take_members(message)
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
@@ -224,7 +229,7 @@ class Server:
         if not messages:
             return
         answers = self._ask(grid, messages, round_number, "evaluate")
-        measures = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        measures = [one for m in _good(answers) for one in measures_of(m)]
         _shared_measures(answers)
         with (
             self.usage.spent_on("aggregating"),
@@ -289,7 +294,7 @@ class Server:
                 _first_line(message.error.reason),
             )
         self._count_streaks(answers, round_number, what)
-        good = len(answers) - len(failed)
+        good = sum(len(_clients(message)) for message in _good(answers))
         needed = len(messages) if everybody else min(self._enough(what), len(messages))
         if good < needed:
             why = ""
@@ -329,11 +334,11 @@ class Server:
     def _count_streaks(self, answers: Sequence[Message], round_number: int, what: str) -> None:
         """Name a client that fails round after round; one that answers is forgiven."""
         for message in answers:
-            client = _client(message)
             if not message.has_error():
-                if what == "train":
+                for client in _clients(message) if what == "train" else []:
                     self._streaks.pop(client, None)
                 continue
+            client = _client(message)
             if what != "train":
                 continue
             self._streaks[client] = self._streaks.get(client, 0) + 1
@@ -412,17 +417,17 @@ def _client(message: Message) -> int:
     return message.metadata.src_node_id
 
 
+def _clients(message: Message) -> list[int]:
+    """Return the clients whose answer a message with content is."""
+    return members_of(message.content) or [_client(message)]
+
+
+def _rows(message: Message) -> int:
+    return int(metrics_in(message.content)[ROWS])  # type: ignore[arg-type]
+
+
 def _is_abandoned(message: Message) -> bool:
     return message.has_error() and message.error.reason == ABANDONED
-
-
-def _measures(message: Message) -> tuple[int, dict[str, float]]:
-    """Return (rows, measures) of an answer."""
-    record = metrics_in(message.content)
-    rows = int(record[ROWS])  # type: ignore[arg-type]
-    numbers = {k: float(v) for k, v in record.items() if k != ROWS and not isinstance(v, list)}
-    numbers.pop("norm_bit", None)  # adaptive clipping's own message to its strategy
-    return rows, numbers
 
 
 def _shared_measures(answers: Sequence[Message]) -> None:

@@ -28,6 +28,7 @@ from flautim_lab.training.blocks import Prepare, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
+from flautim_lab.training.pooling import members_of
 from flautim_lab.training.usage import ClientTimes
 
 WORK = "query.work"  # a message of this type carries the work of several clients
@@ -83,7 +84,10 @@ def is_farewell(message: Message) -> bool:
 
 
 def read_answers(message: Message) -> dict[int, RecordDict | str]:
-    """Return each client's answer, or its error, from a worker's reply."""
+    """Return each client's answer, or its error, from a worker's reply.
+
+    An answer without anything in it is part of another's, which answers for a whole cohort.
+    """
     record: Mapping[str, Any] = message.content.config_records["answers"]
     return {
         client: error or unpack(content)
@@ -190,9 +194,16 @@ class Worker:
         left = iter(work["clients"])
         for size in work["blocks"]:
             block = list(itertools.islice(left, size))
-            self._together(content, work["kind"], block)
+            together = self._together(content, work["kind"], block)
+            # The first of them answers for all of them; the others have nothing to add.
+            answers = {} if together is None else dict.fromkeys(members_of(together), b"")
+            if together is not None:
+                answers[next(iter(answers))] = pack(together)
             for client in block:
-                answer, error = self._one(content, work["kind"], client)
+                if client in answers:
+                    answer, error = answers[client], ""
+                else:
+                    answer, error = self._one(content, work["kind"], client)
                 clients.append(client)
                 contents.append(answer)
                 errors.append(error)
@@ -204,7 +215,7 @@ class Worker:
             seconds -= data
         self._usage.add(f"{kind}_seconds", seconds)
         used = self._usage.take(self._connection)
-        answers = ConfigRecord(
+        record = ConfigRecord(
             {
                 "clients": clients,
                 "contents": contents,
@@ -213,16 +224,17 @@ class Worker:
                 "used": list(used.values()),
             }
         )
-        return Message(RecordDict({"answers": answers}), reply_to=message)
+        return Message(RecordDict({"answers": record}), reply_to=message)
 
-    def _together(self, content: RecordDict, kind: str, block: list[int]) -> None:
+    def _together(self, content: RecordDict, kind: str, block: list[int]) -> RecordDict | None:
         """Let a block be computed as one; what fails is found where each client is by itself."""
         if self._prepare is None or len(block) < 2:
-            return
+            return None
         try:
-            self._prepare(kind, content, block)
+            return self._prepare(kind, content, block)
         except Exception as error:  # noqa: BLE001 - a client's failure is its answer
             sys.stderr.write(f"{together_failed(block, summary(error))}\n")
+            return None
 
     def _one(self, content: RecordDict, kind: str, client: int) -> tuple[bytes, str]:
         question = Message(content, client, kind)
