@@ -175,16 +175,7 @@ class LocalGrid(ClientGrid):
         self._pool: _Threads | None = None
         self._waiting: Waiting | None = None
         self._missing: set[int] = set()
-        self._contexts = {
-            client: Context(
-                run_id=flower.RUN_NUMBER,
-                node_id=client,
-                node_config={CLIENT: client, "num-partitions": clients},
-                state=RecordDict(),
-                run_config={},
-            )
-            for client in range(clients)
-        }
+        self._contexts: dict[int, Context] = {}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -309,12 +300,24 @@ class LocalGrid(ClientGrid):
             *(self._answer(message, order) for message in alone),
         ]
 
+    def _context(self, client: int) -> Context:
+        """Return Flower's context of a client, made when it is first asked."""
+        if client not in self._contexts:
+            self._contexts[client] = Context(
+                run_id=flower.RUN_NUMBER,
+                node_id=client,
+                node_config={CLIENT: client, "num-partitions": self._clients},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._contexts[client]
+
     def _answer(self, message: Message, order: int) -> Message:
         """Return a client's answer; an error is an answer too."""
         client = message.metadata.dst_node_id
         with flower.log_to(lambda line: self._log(f"client {client}: {line}")):
             try:
-                reply = self._app(message, self._contexts[client])
+                reply = self._app(message, self._context(client))
             except Abandoned:
                 reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, ABANDONED), reply_to=message)
             except BaseException as error:  # noqa: BLE001 - even SystemExit is its answer
