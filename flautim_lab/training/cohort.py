@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from flautim_lab.experiment.loops import row_losses, why_not_finite
 from flautim_lab.training.stacked_layers import Layers
 
 __all__ = ["Member", "Stack", "Trained"]
+
+AT_ONCE = 2**19  # numbers of inputs that are put together at once: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -196,17 +198,15 @@ class Stack:
         losses = torch.zeros(number, steps.number, dtype=torch.float64)
         optimizer = _StackedOptimizer(self._experiment, full)
         draws = [members[place].draws for place in steps.order]
-        x, y = pool
         now = frozen
+        batches = steps.batches(pool)
         for step in range(steps.number):
             check(int(steps.order[0]))
-            active, rows, counts = steps.at(step)
+            begin = clock()
+            active, inputs, targets, counts = next(batches)
+            data_seconds += clock() - begin
             if optimizer.cut_to(active) or step == 0:
                 now = {name: value[:active] for name, value in frozen.items()} | optimizer.leaves
-            begin = clock()
-            rows = rows.to(x.device)
-            inputs, targets = _taken(x, rows), _taken(y, rows)
-            data_seconds += clock() - begin
             batch = self.losses(now, inputs, targets, counts, draws[:active])
             optimizer.step(batch.sum(), start, mu)
             losses[:active, step] = batch.detach()
@@ -337,11 +337,26 @@ class _Steps:
                 self.rows[places, first + whole, :rest] = taken[:, whole * size :]
                 self.counts[places, first + whole] = rest
 
-    def at(self, step: int) -> tuple[int, Tensor, NDArray[np.int64]]:
-        """Return how many clients have such a step, their rows, and how many those are."""
-        active = self._active[step]
-        counts = self.counts[:active, step]
-        return active, self.rows[:active, step, : self._widths[step]], counts
+    def batches(
+        self, pool: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor, NDArray[np.int64]]]:
+        """Yield for each step how many clients have one, their batches, and rows in each.
+
+        Those of several steps are put together at once, which takes a fraction of the time.
+        """
+        x, y = pool
+        step = 0
+        while step < self.number:
+            active, width = self._active[step], max(self._widths[step:])
+            of_a_step = active * width * x[:1].numel()
+            end = min(self.number, step + max(1, AT_ONCE // max(of_a_step, 1)))
+            rows = self.rows[:active, step:end, :width].transpose(0, 1).to(x.device)
+            inputs, targets = _taken(x, rows), _taken(y, rows)
+            for at, number in enumerate(range(step, end)):
+                now, wide = self._active[number], self._widths[number]
+                counts = self.counts[:now, number]
+                yield now, inputs[at, :now, :wide], targets[at, :now, :wide], counts
+            step = end
 
 
 class _StackedOptimizer:
@@ -358,6 +373,10 @@ class _StackedOptimizer:
         self.leaves = {name: value.requires_grad_() for name, value in full.items()}
         given: Any = _Parameters(list(self.leaves.values()))
         self._optimizer = experiment.make_optimizer(given)
+        if next(iter(full.values())).device.type == "cpu":
+            # What torch comes to by itself on a CPU, after a look that takes longer than the step.
+            for group in self._optimizer.param_groups:
+                group.update({"foreach": False} if "foreach" in group else {})
         # Without what torch wraps it in for profilers and compilers, half of its time here.
         self._step = inspect.unwrap(type(self._optimizer).step)
 
