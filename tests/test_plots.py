@@ -14,7 +14,15 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import flautim_lab as lab
-from flautim_lab.plots import LivePlot, live, mark_faults, metric_names, plot_metrics, to_png
+from flautim_lab.plots import (
+    LivePlot,
+    add_time_bar,
+    live,
+    mark_faults,
+    metric_names,
+    plot_metrics,
+    to_png,
+)
 from flautim_lab.plots.curves import TRAIN, VALIDATION, WIDTHS
 from flautim_lab.records.event import Event
 from flautim_lab.records.faults import Fault
@@ -239,6 +247,38 @@ def test_png_is_twice_as_fine_white_and_small():
     # The figure is as it was.
     assert figure.dpi == 96
     assert abs(pixels(figure, scale=1).size[0] - width) <= 1
+
+
+PARTS = {"data": 0.5, "training": 1.5, "aggregation": 0.0, "evaluation": 1.996, "overhead": 0.004}
+
+
+def test_a_bar_shows_what_the_time_went_into_and_the_curves_keep_their_size():
+    plain = plot_metrics({"a": frame()}, metric=["loss", "accuracy"], title="A")
+    figure = plot_metrics({"a": frame()}, metric=["loss", "accuracy"], title="A")
+    bar = add_time_bar(figure, PARTS)
+    for before, after in zip(plain.axes, figure.axes, strict=True):
+        old = before.get_window_extent()
+        assert after.get_window_extent().size == pytest.approx(old.size)
+    widths = {box.get_gid(): box.get_width() for box in bar.artists[:-1]}
+    whole = sum(widths.values())
+    assert {part: width / whole * 4 for part, width in widths.items()} == pytest.approx(PARTS)
+    words = "time 4 s: data 12 %, training 38 %, evaluation 50 %, overhead < 1 %"
+    assert bar.artists[-1].get_text() == words
+    # What is above the bar is what is there without it.
+    small, large = np.asarray(pixels(plain)), np.asarray(pixels(figure))
+    assert small.shape[1] == large.shape[1]
+    assert (small != large[: len(small)]).mean() < 0.02
+    assert add_time_bar(figure, {}) is None
+
+
+def test_the_live_bar_moves_with_the_time():
+    plot = LivePlot(("loss",), rounds=5)
+    first = plot.png(frame(), parts=PARTS)
+    high = plot.size[1]
+    assert plot.png(frame(), parts={**PARTS, "overhead": 4.0}) != first
+    assert plot.png(frame(), parts=PARTS) == first
+    plot.png(frame())
+    assert plot.size[1] < high  # no bar where the time is not known
 
 
 def test_a_notebook_shows_the_figure_sharp_whether_or_not_pyplot_is_there():

@@ -64,6 +64,7 @@ def list_runs(limit: int, as_json: bool) -> None:
 @as_json
 def show_run(run_id: str, as_json: bool) -> None:
     """Show what a run is, how it ended, which clients failed, and how its numbers are made."""
+    from flautim_lab.records.profile import engine_in_words
     from flautim_lab.records.store import Records
     from flautim_lab.runners.progress import Follower
 
@@ -71,6 +72,7 @@ def show_run(run_id: str, as_json: bool) -> None:
     found = records.find(run_id)
     record, events = records.run(found), records.events(found, kinds=("metric", "failure"))
     folder = str(records.folder(found))
+    engine, rule = record.plan.get("engine", ""), record.plan.get("cohorts", "")
     if as_json:
         print_json({**facts_of(record, events), "folder": folder, "plan": record.plan})
         return
@@ -84,6 +86,7 @@ def show_run(run_id: str, as_json: bool) -> None:
         "started": local_time(record.started),
         "clients": record.clients,
         "runner": f"{record.runner}, on {record.host}",
+        **({"engine": engine_in_words(engine, rule)} if engine else {}),
         "files": folder,
     }
     click.echo(pairs(facts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,13 @@ class Batches:
     batch and may raise to end the training of a client at once (a run that was stopped).
     With ``classes`` whole targets come as int64, whatever whole type the dataset keeps them in;
     true/false stays, since code of the researcher's own may use it as a mask. ``reading`` is
-    entered around each batch that is read by a dataset's own code.
+    entered around each batch that is read by a dataset's own code. With ``rows`` the tensors hold
+    more than this client's rows, whose numbers those are: nothing is copied but a pass's batches.
+
+    Attributes
+    ----------
+    seconds : float
+        What it has taken so far to read, order and cut the batches.
     """
 
     def __init__(
@@ -135,11 +142,13 @@ class Batches:
         device: torch.device | None = None,
         classes: bool = False,
         reading: contextlib.AbstractContextManager[Any] = NO_CONTEXT,
+        rows: Tensor | None = None,
     ) -> None:
         self._data = data
+        self._numbers = rows
         self._reading = reading
         self._classes = classes
-        self._rows = len(data[1])
+        self._rows = len(data[1] if rows is None else rows)
         self.batch_size = batch_size
         self._generator = generator
         self._device = device
@@ -148,6 +157,7 @@ class Batches:
         self._drop = drop_single and self._rows > 1 and self._rows % batch_size == 1
         if batch_size == 1:
             self._drop = False
+        self.seconds = 0.0
 
     @property
     def rows(self) -> int:
@@ -164,16 +174,22 @@ class Batches:
             batches: Iterator[Any] = self._from_tensors(first, second)
         else:
             batches = self._from_dataset(first, second)  # type: ignore[arg-type]
+        begin = time.perf_counter()
         for batch in batches:
+            self.seconds += time.perf_counter() - begin
             if self._check is not None:
                 self._check()
             yield batch
+            begin = time.perf_counter()
 
     def _from_tensors(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         shuffled = self._generator is not None
         if shuffled:
-            order = torch.randperm(self._rows, generator=self._generator).to(x.device)
+            order = torch.randperm(self._rows, generator=self._generator)
+            order = (order if self._numbers is None else self._numbers[order]).to(x.device)
             x, y = x[order], y[order]
+        elif self._numbers is not None:
+            x, y = x[self._numbers], y[self._numbers]
         end = self._rows - int(self._drop)
         for start in range(0, end, self.batch_size):
             inputs, targets = (part[start : start + self.batch_size] for part in (x, y))
@@ -347,14 +363,13 @@ class ClientData:
         reading: contextlib.AbstractContextManager[Any] = NO_CONTEXT,
     ) -> Batches:
         """Return batches of a split; shuffled by ``generator`` where one is given."""
-        if split not in self._parts:
-            self._parts[split] = self._part(split)
+        data, numbers = self._of(split)
         size = self._experiment.batch_size
-        first = self._parts[split][0]
+        first = data[0]
         if split != "train" and isinstance(first, Tensor) and len(first):
             size = max(size, min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(first[0].numel(), 1)))
         return Batches(
-            self._parts[split],
+            data,
             size,
             generator=generator,
             drop_single=drop_single,
@@ -362,7 +377,35 @@ class ClientData:
             device=self._device,
             classes=self._experiment.task == "classification",
             reading=reading,
+            rows=None if numbers is None else torch.from_numpy(numbers),
         )
+
+    def _of(self, split: str) -> tuple[Any, np.ndarray | None]:
+        """Return a split's rows; as numbers of rows in the dataset's own tensors where they can be.
+
+        Those that lie together are a view of them, too.
+        """
+        if self._whole is not None and self._as_they_are and split not in self._parts:
+            numbers = self._numbers(split)
+            if not _together(numbers):
+                return self._whole, numbers
+        if split not in self._parts:
+            self._parts[split] = self._part(split)
+        return self._parts[split], None
+
+    @property
+    def _as_they_are(self) -> bool:
+        """Whether rows are used as the dataset's own tensors have them."""
+        classes = self._experiment.task == "classification"
+        targets: Any = None if self._whole is None else self._whole[1]
+        return (
+            self._scale is None
+            and self._device is None
+            and (not classes or _widened(targets) is targets)
+        )
+
+    def _numbers(self, split: str) -> np.ndarray:
+        return self._rows.train if split == "train" else self._rows.validation
 
     def pool(self, split: str) -> tuple[Tensor, Tensor, np.ndarray]:
         """Return tensors of inputs and targets, and the numbers of a split's rows in them.
@@ -377,17 +420,15 @@ class ClientData:
         whole = self._whole
         if whole is None:
             raise TypeError("the dataset's own code reads each row")
-        classes = self._experiment.task == "classification"
-        as_is = not classes or _widened(whole[1]) is whole[1]
-        if self._scale is None and self._device is None and as_is:
-            return *whole, self._rows.train if split == "train" else self._rows.validation
+        if self._as_they_are:
+            return *whole, self._numbers(split)
         if split not in self._parts:
             self._parts[split] = self._part(split)
         x, y = self._parts[split]
         return x, y, np.arange(len(y))
 
     def _part(self, split: str) -> Any:
-        numbers = self._rows.train if split == "train" else self._rows.validation
+        numbers = self._numbers(split)
         dataset = self._experiment.dataset
         whole = self._whole
         if whole is None:
@@ -402,9 +443,14 @@ class ClientData:
 
 def _rows_of(whole: Tensor, numbers: np.ndarray) -> Tensor:
     """Return rows by their sorted numbers: a view where they lie together, else a copy."""
-    if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+    if _together(numbers):
         return whole[int(numbers[0]) : int(numbers[-1]) + 1]
     return whole[torch.from_numpy(numbers)]
+
+
+def _together(numbers: np.ndarray) -> bool:
+    """Return whether rows, by their sorted numbers, lie together."""
+    return bool(len(numbers)) and bool(numbers[-1] - numbers[0] + 1 == len(numbers))
 
 
 def scaled(features: Tensor, scale: Scale, numeric: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class StrategyFacts:
         Given the arguments, how few answers the strategy can aggregate.
     plain_mean : bool
         Its new weights are the mean of the answers, and nothing more.
+    of_the_mean : bool
+        Its new weights are made from the mean of the answers, and from none of them by itself.
     """
 
     arguments: Mapping[str, Argument] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class StrategyFacts:
     client_half: str = ""
     fewest_clients: Callable[[Mapping[str, Any]], int] = lambda _: 1
     plain_mean: bool = False
+    of_the_mean: bool = False
 
 
 _ADAPTIVE_SERVER = {
@@ -102,18 +105,22 @@ def _bulyan_needs(arguments: Mapping[str, Any]) -> int:
 
 
 STRATEGIES: Mapping[str, StrategyFacts] = {
-    "FedAvg": StrategyFacts(plain_mean=True),
+    "FedAvg": StrategyFacts(plain_mean=True, of_the_mean=True),
     "FedProx": StrategyFacts(
-        {"proximal_mu": Argument(0.0, NOT_NEGATIVE)}, client_half="proximal", plain_mean=True
+        {"proximal_mu": Argument(0.0, NOT_NEGATIVE)},
+        client_half="proximal",
+        plain_mean=True,
+        of_the_mean=True,
     ),
-    "FedAdam": StrategyFacts({**_server_rate(0.1, 0.1), **_ADAPTIVE_SERVER}),
-    "FedYogi": StrategyFacts({**_server_rate(0.01, 0.0316), **_ADAPTIVE_SERVER}),
-    "FedAdagrad": StrategyFacts(_server_rate(0.1, 0.1)),
+    "FedAdam": StrategyFacts({**_server_rate(0.1, 0.1), **_ADAPTIVE_SERVER}, of_the_mean=True),
+    "FedYogi": StrategyFacts({**_server_rate(0.01, 0.0316), **_ADAPTIVE_SERVER}, of_the_mean=True),
+    "FedAdagrad": StrategyFacts(_server_rate(0.1, 0.1), of_the_mean=True),
     "FedAvgM": StrategyFacts(
         {
             "server_learning_rate": Argument(1.0, POSITIVE),
             "server_momentum": Argument(0.0, BELOW_ONE),
-        }
+        },
+        of_the_mean=True,
     ),
     "FedMedian": StrategyFacts(),
     "FedTrimmedAvg": StrategyFacts({"beta": Argument(0.2, BELOW_HALF)}),

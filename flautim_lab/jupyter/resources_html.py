@@ -19,6 +19,7 @@ MAX_PROCESSES_SHOWN = 40
 BAR_WIDTH = 220
 
 COLORS = {
+    "data": "#F0E442",
     "training": "#0072B2",
     "evaluating": "#56B4E9",
     "transfer": "#E69F00",
@@ -55,8 +56,8 @@ def resources_table(processes: Sequence[ProcessUsage]) -> str:
     used = [what for what in ACTIVITIES if any(what in dict(one.seconds) for one in shown)]
     legend = " &nbsp; ".join(f"{_box(what)} {what}" for what in used)
     notes = [f"Per round, as the mean of the last {LAST_ROUNDS}."]
-    if any(one.process in ("kernel", "server") for one in shown):
-        notes.append("For kernel and server, training lasts until the clients have answered.")
+    if any(one.process == "server" for one in shown):
+        notes.append("For the server, training lasts until the clients have answered.")
     if len(processes) > len(shown):
         more = len(processes) - len(shown)
         verb = "is" if more == 1 else "are"

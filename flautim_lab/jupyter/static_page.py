@@ -83,17 +83,27 @@ class Artist:
             return
         if self._live is None or self._live.metrics != metrics:
             self._live = LivePlot(metrics, progress.rounds)
-        self.picture = Picture(self._live.png(frame, progress.faults), *self._live.size)
+        self.picture = Picture(
+            self._live.png(frame, progress.faults, progress.parts), *self._live.size
+        )
 
     def page(self, progress: Progress) -> MimeBundle:
         """Return the page of the run that needs no kernel and no widgets: HTML, PNG and text."""
-        from flautim_lab.plots import mark_faults, metric_names, plot_metrics, shown_size, to_png
+        from flautim_lab.plots import (
+            add_time_bar,
+            mark_faults,
+            metric_names,
+            plot_metrics,
+            shown_size,
+            to_png,
+        )
 
         frame = self._run.metrics
         metrics = metric_names(frame)
         if metrics:
             figure = plot_metrics({"": frame}, metric=metrics[:2])
             mark_faults(figure, progress.faults)
+            add_time_bar(figure, progress.parts)
             self.picture = Picture(to_png(figure), *shown_size(figure))
         # Rounds ascend, so the last value of each stays.
         final: dict[str, dict[str, float]] = {metric: {} for metric in metrics}

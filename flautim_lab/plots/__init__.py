@@ -10,10 +10,12 @@ from flautim_lab.plots.curves import metric_names, plot_metrics
 from flautim_lab.plots.faults import mark_faults
 from flautim_lab.plots.live import LivePlot, warm_up
 from flautim_lab.plots.picture import Plot, shown_size, to_png
+from flautim_lab.plots.time_bar import add_time_bar
 
 __all__ = [
     "LivePlot",
     "Plot",
+    "add_time_bar",
     "mark_faults",
     "metric_names",
     "plot_metrics",

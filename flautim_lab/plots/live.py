@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from flautim_lab.plots.curves import (
 from flautim_lab.plots.faults import mark_faults
 from flautim_lab.plots.layout import joined
 from flautim_lab.plots.picture import Plot, canvas_png, shown_size
+from flautim_lab.plots.time_bar import TimeBar, add_time_bar
 from flautim_lab.records.faults import Fault
 
 SCALE = 1.5
@@ -52,26 +53,49 @@ class LivePlot:
         self._canvas: Any = None  # its methods ship no types
         self._background: Any = None
         self._shape: tuple[object, ...] = ()
+        self._bar: TimeBar | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height with which the picture is shown, in CSS pixels."""
         return (0, 0) if self._figure is None else shown_size(self._figure)
 
-    def png(self, frame: pd.DataFrame, faults: Sequence[Fault] = ()) -> bytes:
-        """Return the picture of the run so far as PNG: its metrics, and the faults it met."""
+    def png(
+        self,
+        frame: pd.DataFrame,
+        faults: Sequence[Fault] = (),
+        parts: Mapping[str, float] | None = None,
+    ) -> bytes:
+        """Return the picture of the run so far as PNG.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Its metrics.
+        faults : sequence of Fault
+            Those it met.
+        parts : mapping of str to float, optional
+            Seconds by what they went into.
+        """
+        parts = parts or {}
         rows = [frame[frame["metric"] == metric] for metric in self.metrics]
-        shape = (tuple(faults), *(_shape(table) for table in rows))
+        shape = (tuple(faults), bool(parts), *(_shape(table) for table in rows))
         if self._figure is None or shape != self._shape or not self._move(self._figure, rows):
             self._shape = shape
-            self._figure = self._draw_all(frame, faults)
+            self._figure = self._draw_all(frame, faults, parts)
         self._canvas.restore_region(self._background)
+        if self._bar is not None:
+            self._bar.show(parts)
+            for artist in self._bar.artists:
+                self._figure.draw_artist(artist)
         for panel in self._figure.axes:
             for artist in _moving(panel):
                 panel.draw_artist(artist)
         return canvas_png(self._canvas)
 
-    def _draw_all(self, frame: pd.DataFrame, faults: Sequence[Fault]) -> Plot:
+    def _draw_all(
+        self, frame: pd.DataFrame, faults: Sequence[Fault], parts: Mapping[str, float]
+    ) -> Plot:
         """Draw what stays, and keep it as the background."""
         rounds = FIRST_ROUNDS
         while rounds < frame["round"].max():
@@ -80,6 +104,9 @@ class LivePlot:
             {"": frame}, metric=self.metrics, rounds=min(rounds, self._rounds), room=ROOM
         )
         mark_faults(figure, faults)
+        self._bar = add_time_bar(figure, parts)
+        for artist in [] if self._bar is None else self._bar.artists:
+            artist.set_animated(True)
         figure.dpi = SCALE * figure.dpi
         self._canvas = FigureCanvasAgg(figure)
         for panel in figure.axes:

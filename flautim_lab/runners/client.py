@@ -21,6 +21,7 @@ from flautim_lab.training.engine import Connection
 from flautim_lab.training.grid import one_thread
 from flautim_lab.training.keys import read_worker_key
 from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.strategies import client_mods, make_strategy
 from flautim_lab.training.worker import Worker
 
@@ -38,7 +39,7 @@ def main(run_folder: Path, slot: int, generation: int) -> int:
     one_thread()
     flower.prepare()
     experiment = Experiment.load(run_folder / "experiment")
-    host = ClientHost(experiment, pick_device(experiment.device))
+    host = ClientHost(experiment, pick_device(experiment.device), pools=takes_means(experiment))
     app = make_client_app(host, client_mods(make_strategy(experiment)))
     keys = read_worker_key(folder.key(slot, generation))
 
@@ -55,7 +56,7 @@ def main(run_folder: Path, slot: int, generation: int) -> int:
 
     try:
         prepare = host.cohorts.prepare
-        worker = Worker(app, facts.clients, stop.is_set, cut, prepare=prepare)
+        worker = Worker(app, facts.clients, stop.is_set, cut, prepare=prepare, times=host.times)
         worker.serve(connect, PATIENCE_SECONDS)
     finally:
         done.set()

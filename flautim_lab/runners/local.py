@@ -26,8 +26,10 @@ from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
 from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import Strategy, client_mods
+from flautim_lab.training.usage import RoundUsage
 
 LOOK_SECONDS = 0.25  # how often a stop that comes from another process is looked for
 HEARTBEAT_SECONDS = 5.0
@@ -110,9 +112,10 @@ class LocalExecution:
         self._recorder.status(RunStatus.RUNNING)
         device = pick_device(experiment.device)
         deadline = Deadline(self._stop.is_set)
-        host = ClientHost(experiment, device, deadline.check)
+        host = ClientHost(experiment, device, deadline.check, takes_means(experiment))
         app = make_client_app(host, client_mods(self._strategy))
         server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
+        server.usage = RoundUsage("kernel", host.times)
         grid = self._grid = LocalGrid(
             app,
             len(experiment.splits),

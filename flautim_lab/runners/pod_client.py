@@ -28,6 +28,7 @@ from flautim_lab.training.engine import Connection
 from flautim_lab.training.grid import one_thread
 from flautim_lab.training.keys import read_worker_key
 from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.strategies import client_mods, make_strategy
 from flautim_lab.training.worker import Worker
 
@@ -48,7 +49,9 @@ def main() -> int:
         try:
             experiment = Experiment.load(unpack(mounts.code, Path(scratch) / FOLDER))
             check_clients(experiment, facts["clients"])
-            host = ClientHost(experiment, pick_device(experiment.device))
+            host = ClientHost(
+                experiment, pick_device(experiment.device), pools=takes_means(experiment)
+            )
             app = make_client_app(host, client_mods(make_strategy(experiment)))
         except ExperimentError as error:
             sys.stderr.write(f"{error}\n")
@@ -65,7 +68,9 @@ def main() -> int:
         try:
             prepare = host.cohorts.prepare
             why = host.why if on_a_volume() else None
-            worker = Worker(app, facts["clients"], stop.is_set, prepare=prepare, why=why)
+            worker = Worker(
+                app, facts["clients"], stop.is_set, prepare=prepare, why=why, times=host.times
+            )
             worker.serve(connect, PATIENCE_SECONDS)
         except TrainingError as error:
             sys.stderr.write(f"{error}\n")

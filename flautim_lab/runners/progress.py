@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flautim_lab.names import count, duration
 from flautim_lab.records.event import ALL_CLIENTS, Event, RunStatus
 from flautim_lab.records.faults import Fault, faults_of
+from flautim_lab.records.profile import Parts, ProfileFollower
 from flautim_lab.runners.usage import ProcessUsage, UsageFollower
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Progress:
         What was done to the run on purpose.
     processes : tuple of ProcessUsage
         What each process used in the last rounds.
+    parts : dict of str to float
+        Seconds of all rounds so far by what they went into; empty before they are known.
     """
 
     status: RunStatus
@@ -89,6 +92,7 @@ class Progress:
     alarms: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     processes: tuple[ProcessUsage, ...] = ()
+    parts: Parts = field(default_factory=dict)
 
 
 @dataclass
@@ -115,6 +119,7 @@ class Follower:
     _waiting: Event | None = None
     _struck: list[Event] = field(default_factory=list)
     _usage: UsageFollower = field(default_factory=UsageFollower)
+    _profile: ProfileFollower = field(default_factory=ProfileFollower)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, events: Iterable[Event]) -> None:
@@ -131,6 +136,7 @@ class Follower:
                     self._struck.append(event)
                 elif event.kind == "resource":
                     self._usage.read(event)
+                    self._profile.read(event)
                     continue
                 if event.client == ALL_CLIENTS:
                     continue
@@ -161,6 +167,11 @@ class Follower:
         """Return what each process used in the last rounds."""
         with self._lock:
             return self._usage.processes()
+
+    def parts(self) -> Parts:
+        """Return what the time of all rounds so far went into."""
+        with self._lock:
+            return self._profile.total()
 
     def clients(self, names: list[str], rows: list[int]) -> tuple[ClientProgress, ...]:
         """Return what is known of each client, by number."""

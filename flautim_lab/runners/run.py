@@ -18,10 +18,12 @@ from flautim_lab.names import choose, duration
 from flautim_lab.records.artifacts import load_model
 from flautim_lab.records.event import Event, RunRecord, RunStatus, log_line, printed_once
 from flautim_lab.records.faults import faults_of
+from flautim_lab.records.profile import parts_of, total_of
 from flautim_lab.records.store import Records
 from flautim_lab.runners.downloads import DOWNLOADS, write_part
 from flautim_lab.runners.labels import labels
 from flautim_lab.runners.predict import predict
+from flautim_lab.runners.profile import Profile, profile_of
 from flautim_lab.runners.progress import (
     FOLLOWED,
     Follower,
@@ -233,6 +235,7 @@ class Run:
             alarms=alarms(clients),
             faults=self._follower.faults(),
             processes=self._follower.processes(),
+            parts=self._follower.parts(),
         )
 
     # --- verbs --------------------------------------------------------------------------------
@@ -274,6 +277,26 @@ class Run:
         if progress.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
             raise TrainingError(f"run {self._id} {progress.status}: {progress.message}")
         return self
+
+    def profile(self) -> Profile:
+        """Return what the time of the rounds went into, and how clients were trained.
+
+        Data (reading, ordering and cutting batches), training, aggregation (the strategy),
+        evaluation, and overhead: all the rest, which is messages on their way, workers that are
+        waited for, records and checkpoints. Where several threads or workers train at once, the
+        clients' part is that of the busiest.
+
+        Returns
+        -------
+        Profile
+            ``rounds`` (a table, seconds), ``total``, ``engine``; printed, it is a few lines.
+
+        Raises
+        ------
+        RecordsError
+            If no round was measured: none is over yet, or an earlier version recorded the run.
+        """
+        return profile_of(self.record, self._records.events(self._id, kinds=("resource",)))
 
     def stop(self) -> Run:
         """Ask the run to stop; it ends with its next batch and keeps its last whole round."""
@@ -423,7 +446,8 @@ class Run:
     def plot(self, metric: str = "loss", compare: Run | Sequence[Run] = ()) -> Figure:
         """Return a picture of a metric over the rounds, of this run and of others.
 
-        A thin vertical line marks each fault that was struck on purpose, at its round.
+        A thin vertical line marks each fault that was struck on purpose, at its round. A bar under
+        the picture of one run shows where its time went, as :meth:`profile` has it.
 
         Parameters
         ----------
@@ -432,7 +456,7 @@ class Run:
         compare : Run or sequence of Run
             Other runs on the same plot, such as a centralized baseline.
         """
-        from flautim_lab.plots import mark_faults, metric_names, plot_metrics
+        from flautim_lab.plots import add_time_bar, mark_faults, metric_names, plot_metrics
 
         runs = [self, *([compare] if isinstance(compare, Run) else compare)]
         frames = {run.id: run.metrics for run in runs}
@@ -448,6 +472,9 @@ class Run:
             rounds=max(run.round if run.status.ended else run.rounds for run in runs) or None,
             title=self.name if len(runs) == 1 else "",
         )
+        if len(runs) == 1:
+            events = self._records.events(self._id, kinds=("resource",))
+            add_time_bar(figure, total_of(parts_of(events).values()))
         for run in runs:
             struck = run._records.events(run.id, kinds=("fault", "recovery"))
             mark_faults(figure, faults_of(struck))

@@ -9,7 +9,7 @@ from flautim_lab.records.event import ALL_CLIENTS, Event
 
 LAST_ROUNDS = 10
 """Rounds over which the means are taken."""
-ACTIVITIES = ("training", "evaluating", "transfer", "aggregating", "storing", "waiting")
+ACTIVITIES = ("data", "training", "evaluating", "transfer", "aggregating", "storing", "waiting")
 """What the seconds of a round are spent on, in the order in which they are shown."""
 
 
@@ -27,8 +27,8 @@ class ProcessUsage:
     bytes_received, bytes_sent : float
         Of messages; 0 for a process that sends none, or does not count them.
     seconds : tuple of (str, float)
-        Seconds per round by what they were spent on, as in :data:`ACTIVITIES`. For the server (and
-        the kernel), training is the time until the clients have answered.
+        Seconds per round by what they were spent on, as in :data:`ACTIVITIES`. For the server,
+        training is the time until the clients have answered.
     """
 
     process: str

@@ -12,8 +12,9 @@ __all__ = ["Blocks", "Prepare", "in_blocks", "one_by_one", "together_failed"]
 
 #: Returns clients, sorted, as lists of those that are handled together.
 Blocks = Callable[[Sequence[int]], list[list[int]]]
-#: Gets the type of a block's messages, their content, and the clients.
-Prepare = Callable[[str, RecordDict, Sequence[int]], None]
+#: Gets the type of a block's messages, their content, and the clients; returns what answers for
+#: some of them together (``pooling.py``), or None.
+Prepare = Callable[[str, RecordDict, Sequence[int]], RecordDict | None]
 
 
 def one_by_one(clients: Sequence[int]) -> list[list[int]]:

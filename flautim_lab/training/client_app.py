@@ -33,10 +33,11 @@ from flautim_lab.training import weights
 from flautim_lab.training.at_home import PRINTED, how_much, words_of
 from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
+from flautim_lab.training.pooling import ROWS
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import choose_engine
+from flautim_lab.training.usage import ClientTimes
 
-ROWS = "num-examples"  # Flower's key for the weight of an answer
 CLIENT = "partition-id"  # Flower's key for the number of a client
 
 Check = Callable[[], None]
@@ -65,6 +66,9 @@ class ClientHost:
         Where the clients train.
     check : callable
         Called with the client's number before every batch; raises to end its work.
+    pools : bool
+        Cohorts answer with the mean of their clients' weights, since the strategy takes no more
+        (:func:`~flautim_lab.training.pooling.takes_means`).
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class ClientHost:
         experiment: Experiment,
         device: torch.device,
         check: Callable[[int], None] = lambda _client: None,
+        pools: bool = False,
     ) -> None:
         self.experiment = experiment
         self.device = device
@@ -83,9 +88,11 @@ class ClientHost:
         self._model = experiment.build_model()
         self._copied = can_be_copied(self._model)
         self._last: tuple[ArrayRecord | None, dict[str, Tensor]] = (None, {})
+        #: What the clients' time goes into.
+        self.times = ClientTimes()
         #: How clients are trained, and what computes several of them at once.
         self.engine = choose_engine(experiment, device)
-        self.cohorts = Cohorts(self, self.engine, check)
+        self.cohorts = Cohorts(self, self.engine, check, pools)
 
     def data(self, client: int) -> ClientData:
         """Return a client's data, loaded on first use."""
@@ -145,7 +152,8 @@ class ClientHost:
         """Train on the client's rows; answer weights, buffers, loss and rows."""
         experiment, config = self.experiment, config_in(message.content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
-        data = self.scaled_data(client, config)
+        with self.times.spent_on("data"):
+            data = self.scaled_data(client, config)
         model = self.model(message)
         batches = data.batches(
             "train",
@@ -169,6 +177,7 @@ class ClientHost:
             result = loops.train(experiment, model, batches, optimizer, draw)
             if experiment.centralized:
                 self._optimizer_state[client] = optimizer.state_dict()
+        self.times.of_that_on("data", batches.seconds)
         loops.check_trained(experiment, model, result["loss"])
         buffers = weights.buffers_to_bytes(weights.buffers_of(model))
         arrays = weights.to_record(model)
@@ -217,7 +226,8 @@ class ClientHost:
     def evaluate(self, client: int, message: Message) -> Message:
         """Measure the global model on the client's validation rows."""
         experiment, config = self.experiment, config_in(message.content)
-        data = self.scaled_data(client, config)
+        with self.times.spent_on("data"):
+            data = self.scaled_data(client, config)
         model = self.model(message)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         batches = data.batches(
@@ -227,6 +237,7 @@ class ClientHost:
         )
         with self._draws(client, round_number, "evaluation draws")():
             result = as_measures(experiment.validation_loop(model, batches), "validation_loop")
+        self.times.of_that_on("data", batches.seconds)
         metrics = MetricRecord({**result, ROWS: data.rows("validation")})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -284,16 +295,23 @@ def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
         ready = host.ready(message)
-        return ready if ready is not None else _noted(host, host.train, message, context)
+        if ready is not None:
+            return ready
+        with host.times.spent_on("training"):
+            return _noted(host, host.train, message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         ready = host.ready(message)
-        return ready if ready is not None else _noted(host, host.evaluate, message, context)
+        if ready is not None:
+            return ready
+        with host.times.spent_on("evaluating"):
+            return _noted(host, host.evaluate, message, context)
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return _noted(host, host.query, message, context)
+        with host.times.spent_on("data"):
+            return _noted(host, host.query, message, context)
 
     return app
 

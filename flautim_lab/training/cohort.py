@@ -9,7 +9,8 @@ the stack when they are done: those with the most come first, so that it is cut 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from flautim_lab.experiment.loops import row_losses, why_not_finite
 from flautim_lab.training.stacked_layers import Layers
 
 __all__ = ["Member", "Stack", "Trained"]
+
+AT_ONCE = 2**19  # numbers of inputs that are put together at once: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,14 @@ class Trained:
         Each client's mean loss over its rows and epochs.
     failures : dict
         Errors, by a client's place in the cohort.
+    data_seconds : float
+        What it took to order the rows and to put them together in batches.
     """
 
     weights: dict[str, Tensor]
     losses: list[float]
     failures: dict[int, TrainingError]
+    data_seconds: float
 
 
 class Stack:
@@ -182,26 +188,30 @@ class Stack:
         check : callable
             Called before each step with the place of the first member that is at work.
         """
+        clock = time.perf_counter
+        begin = clock()
         steps = _Steps(members, self._experiment.batch_size)
+        data_seconds = clock() - begin
         number = len(members)
         full = {name: _repeated(start[name], number) for name in trained}
         frozen = {n: v.expand(number, *v.shape) for n, v in start.items() if n not in full}
         losses = torch.zeros(number, steps.number, dtype=torch.float64)
         optimizer = _StackedOptimizer(self._experiment, full)
         draws = [members[place].draws for place in steps.order]
-        x, y = pool
         now = frozen
+        batches = steps.batches(pool)
         for step in range(steps.number):
             check(int(steps.order[0]))
-            active, rows, counts = steps.at(step)
+            begin = clock()
+            active, inputs, targets, counts = next(batches)
+            data_seconds += clock() - begin
             if optimizer.cut_to(active) or step == 0:
                 now = {name: value[:active] for name, value in frozen.items()} | optimizer.leaves
-            rows = rows.to(x.device)
-            batch = self.losses(now, _taken(x, rows), _taken(y, rows), counts, draws[:active])
+            batch = self.losses(now, inputs, targets, counts, draws[:active])
             optimizer.step(batch.sum(), start, mu)
             losses[:active, step] = batch.detach()
         back = torch.from_numpy(np.argsort(steps.order))
-        return self._trained(full, losses, steps, back, pool)
+        return self._trained(full, losses, steps, back, pool, data_seconds)
 
     def _trained(
         self,
@@ -210,6 +220,7 @@ class Stack:
         steps: _Steps,
         back: Tensor,
         pool: tuple[Tensor, Tensor],
+        data_seconds: float,
     ) -> Trained:
         """Return weights, losses and failures in the order of the members."""
         failures: dict[int, TrainingError] = {}
@@ -230,7 +241,7 @@ class Stack:
                 failures.setdefault(int(steps.order[place]), not_finite(self._experiment, name))
         same = bool((steps.order[:-1] < steps.order[1:]).all())
         weights = {n: v.cpu() if same else v.cpu()[back] for n, v in full.items()}
-        return Trained(weights, means[back.numpy()].tolist(), failures)
+        return Trained(weights, means[back.numpy()].tolist(), failures, data_seconds)
 
 
 def not_finite(experiment: Experiment, name: str) -> DivergedError:
@@ -326,11 +337,26 @@ class _Steps:
                 self.rows[places, first + whole, :rest] = taken[:, whole * size :]
                 self.counts[places, first + whole] = rest
 
-    def at(self, step: int) -> tuple[int, Tensor, NDArray[np.int64]]:
-        """Return how many clients have such a step, their rows, and how many those are."""
-        active = self._active[step]
-        counts = self.counts[:active, step]
-        return active, self.rows[:active, step, : self._widths[step]], counts
+    def batches(
+        self, pool: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor, NDArray[np.int64]]]:
+        """Yield for each step how many clients have one, their batches, and rows in each.
+
+        Those of several steps are put together at once, which takes a fraction of the time.
+        """
+        x, y = pool
+        step = 0
+        while step < self.number:
+            active, width = self._active[step], max(self._widths[step:])
+            of_a_step = active * width * x[:1].numel()
+            end = min(self.number, step + max(1, AT_ONCE // max(of_a_step, 1)))
+            rows = self.rows[:active, step:end, :width].transpose(0, 1).to(x.device)
+            inputs, targets = _taken(x, rows), _taken(y, rows)
+            for at, number in enumerate(range(step, end)):
+                now, wide = self._active[number], self._widths[number]
+                counts = self.counts[:now, number]
+                yield now, inputs[at, :now, :wide], targets[at, :now, :wide], counts
+            step = end
 
 
 class _StackedOptimizer:
@@ -347,6 +373,10 @@ class _StackedOptimizer:
         self.leaves = {name: value.requires_grad_() for name, value in full.items()}
         given: Any = _Parameters(list(self.leaves.values()))
         self._optimizer = experiment.make_optimizer(given)
+        if next(iter(full.values())).device.type == "cpu":
+            # What torch comes to by itself on a CPU, after a look that takes longer than the step.
+            for group in self._optimizer.param_groups:
+                group.update({"foreach": False} if "foreach" in group else {})
         # Without what torch wraps it in for profilers and compilers, half of its time here.
         self._step = inspect.unwrap(type(self._optimizer).step)
 

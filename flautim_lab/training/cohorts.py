@@ -9,7 +9,7 @@ failed and why are the same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import EVALUATION_NUMBERS, EVALUATION_ROWS, ClientData
 from flautim_lab.experiment.streams import stream
-from flautim_lab.training import weights
-from flautim_lab.training.cohort import Member, Stack
+from flautim_lab.training import pooling, weights
+from flautim_lab.training.cohort import Member, Stack, Trained
 from flautim_lab.training.content import arrays_in, config_in
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import Engine, make_stack
@@ -72,10 +72,15 @@ class Cohorts:
     engine : Engine
     check : callable
         Called with a client's number before every step; raises to end the work.
+    pools : bool
+        A cohort that was trained answers with the mean of its weights.
     """
 
-    def __init__(self, host: ClientHost, engine: Engine, check: Callable[[int], None]) -> None:
+    def __init__(
+        self, host: ClientHost, engine: Engine, check: Callable[[int], None], pools: bool
+    ) -> None:
         self._host = host
+        self._pools = pools
         self._engine = engine
         self._check = check
         self._lock = threading.Lock()
@@ -88,7 +93,7 @@ class Cohorts:
             ready = self._ready.pop(client, None)
         return ready if ready is not None and ready.content is message.content else None
 
-    def prepare(self, kind: str, content: RecordDict, clients: Sequence[int]) -> None:
+    def prepare(self, kind: str, content: RecordDict, clients: Sequence[int]) -> RecordDict | None:
         """Compute the answers of a cohort to one content.
 
         Parameters
@@ -99,32 +104,45 @@ class Cohorts:
             What each of the clients is sent.
         clients : sequence of int
             One of :meth:`Engine.blocks`.
+
+        Returns
+        -------
+        RecordDict or None
+            What answers for those clients that are its members (``pooling.py``). The others are to
+            be asked one by one; all of them where it is None.
         """
         if self._engine.name != "cohort":
-            return
+            return None
+        pooled = None
         if kind.startswith(MessageType.TRAIN):
-            made = self._train(content, clients)
+            with self._host.times.spent_on("training"):
+                made, pooled = self._train(content, clients)
         elif kind.startswith(MessageType.EVALUATE) and self._measures_together():
-            made = self._evaluate(content, clients)
+            with self._host.times.spent_on("evaluating"):
+                made = self._evaluate(content, clients)
         else:
-            return
+            return None
         with self._lock:
-            self._ready.update(zip(clients, made, strict=True))
+            self._ready.update(made)
+        return pooled
 
     # --- training -----------------------------------------------------------------------------
 
-    def _train(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
+    def _train(
+        self, content: RecordDict, clients: Sequence[int]
+    ) -> tuple[dict[int, Ready], RecordDict | None]:
         host = self._host
         sent, config = arrays_in(content), config_in(content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         model, stack = self._stack()
         host.load(model, sent, config)
         start = {name: p.detach() for name, p in model.named_parameters()}
-        pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
-        members = [
-            self._member(client, own, round_number)
-            for client, own in zip(clients, rows, strict=True)
-        ]
+        with host.times.spent_on("data"):
+            pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
+            members = [
+                self._member(client, own, round_number)
+                for client, own in zip(clients, rows, strict=True)
+            ]
         trained = stack.train(
             start,
             [name for name, p in model.named_parameters() if p.requires_grad],
@@ -133,12 +151,48 @@ class Cohorts:
             mu=float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
             check=lambda place: self._check(clients[place]),
         )
-        return [
-            Ready(content, {"loss": loss}, len(own), arrays, trained.failures.get(place))
-            for place, (loss, own, arrays) in enumerate(
-                zip(trained.losses, rows, weights.unstacked(trained.weights, sent), strict=True)
+        host.times.of_that_on("data", trained.data_seconds)
+        counts = [len(own) for own in rows]
+        if self._pools:
+            buffers: Any = config.get("buffers", b"")  # a cohort leaves them as they were sent
+            return self._pooled(content, clients, trained, counts, start, buffers)
+        return {
+            client: Ready(content, {"loss": loss}, count, arrays, trained.failures.get(place))
+            for place, (client, loss, count, arrays) in enumerate(
+                zip(
+                    clients,
+                    trained.losses,
+                    counts,
+                    weights.unstacked(trained.weights, sent),
+                    strict=True,
+                )
             )
-        ]
+        }, None
+
+    def _pooled(
+        self,
+        content: RecordDict,
+        clients: Sequence[int],
+        trained: Trained,
+        counts: Sequence[int],
+        start: Mapping[str, Tensor],
+        buffers: bytes,
+    ) -> tuple[dict[int, Ready], RecordDict | None]:
+        """Return the errors of those who failed, and one answer for all others."""
+        failed = {
+            clients[place]: Ready(content, {}, counts[place], error=error)
+            for place, error in trained.failures.items()
+        }
+        good = [place for place in range(len(clients)) if place not in trained.failures]
+        if not good:
+            return failed, None
+        stacks = trained.weights
+        if failed:
+            stacks = {name: stack[good] for name, stack in stacks.items()}
+        rows = [counts[place] for place in good]
+        arrays = pooling.mean_weights(stacks, rows, arrays_in(content), start)
+        names, losses = [clients[place] for place in good], [trained.losses[p] for p in good]
+        return failed, pooling.pooled_answer(arrays, names, rows, losses, buffers)
 
     def _stack(self) -> tuple[nn.Module, Stack]:
         """Return this thread's model and what trains cohorts with it."""
@@ -170,11 +224,13 @@ class Cohorts:
         draws = experiment.facts.draws and experiment.own_metrics
         return self._engine.filled and not own and not draws
 
-    def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> list[Ready]:
+    def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> dict[int, Ready]:
         experiment = self._host.experiment
         config = config_in(content)
         model = self._host.model_of(arrays_in(content), config).eval()
-        (x, y), rows = _pooled([self._host.scaled_data(c, config) for c in clients], "validation")
+        with self._host.times.spent_on("data"):
+            data = [self._host.scaled_data(client, config) for client in clients]
+            (x, y), rows = _pooled(data, "validation")
         every = torch.cat(rows).to(y.device)
         size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
         found: list[Tensor] = []
@@ -198,7 +254,7 @@ class Cohorts:
                     measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
                 made.append(Ready(content, measures, len(own), printed=text))
                 begin = end
-        return made
+        return dict(zip(clients, made, strict=True))
 
 
 def _pooled(data: Sequence[ClientData], split: str) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:

@@ -11,6 +11,8 @@ Flower's public API has no way to do these things; each name used here is held b
   a second and more each in a kernel with torch loaded.
 - Its dicts of records build a type for the type checker at each item that is set, which takes three
   times as long as the checks and the setting, some twenty times per client and round.
+- At each look at a content's arrays or metrics, some ten times per client and round, it checks them
+  all and writes them back to where they are.
 - Flower logs to the console from whatever thread it runs in, which would print into a notebook.
 """
 
@@ -25,7 +27,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from flwr.app.message import arrayrecord
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.app.message import arrayrecord, recorddict
 from flwr.app.message.typeddict import TypedDict
 from flwr.serverapp.strategy import dp_adaptive_clipping, strategy_utils
 from flwr.supercore import differential_privacy
@@ -86,6 +89,18 @@ def _set_item(self: Any, key: Any, value: Any) -> None:
     inside["_data"][key] = value
 
 
+def _records_of(kind: type[Any]) -> property:
+    """Return a property that gives a content's records of a kind in the dict that Flower makes."""
+
+    def records(self: Any) -> Any:
+        found = recorddict._SyncedDict(self, kind)
+        inside = found.__dict__["_data"]
+        inside.update((k, v) for k, v in self.__dict__["_data"].items() if isinstance(v, kind))
+        return found
+
+    return property(records)
+
+
 class _ToRunLog(logging.Filter):
     """Inside a run, Flower's warnings go to the run's log and nothing goes to the console."""
 
@@ -109,6 +124,9 @@ def prepare() -> None:
         module = arrayrecord
         module.gc = _Collector()
         TypedDict.__setitem__ = _set_item  # type: ignore[method-assign]
+        whole: Any = recorddict.RecordDict
+        whole.array_records = _records_of(ArrayRecord)
+        whole.metric_records = _records_of(MetricRecord)
         FLOWER_LOGGER.addFilter(_ToRunLog())
     try:
         _ = TaskIdentity.task_id

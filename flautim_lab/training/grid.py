@@ -29,6 +29,7 @@ from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, 
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
+from flautim_lab.training.pooling import members_of
 
 # Several threads are kept when a round with them takes less than this share of one without:
 # below it, Python's interpreter lock eats what the second core gives.
@@ -143,7 +144,7 @@ class LocalGrid(ClientGrid):
         default.
     prepare : callable, optional
         Gets the type of a block's messages, their content, and the clients, before the app is
-        called for each of them.
+        called for each of them; what it returns answers for some of them together.
     """
 
     def __init__(
@@ -174,16 +175,7 @@ class LocalGrid(ClientGrid):
         self._pool: _Threads | None = None
         self._waiting: Waiting | None = None
         self._missing: set[int] = set()
-        self._contexts = {
-            client: Context(
-                run_id=flower.RUN_NUMBER,
-                node_id=client,
-                node_config={CLIENT: client, "num-partitions": clients},
-                state=RecordDict(),
-                run_config={},
-            )
-            for client in range(clients)
-        }
+        self._contexts: dict[int, Context] = {}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -285,24 +277,47 @@ class LocalGrid(ClientGrid):
     def _answer_block(self, part: list[Message], order: int) -> list[Message]:
         """Return the answers of clients that are handled together."""
         _work.round = order
+        together: RecordDict | None = None
         if self._prepare is not None and len(part) > 1:
             first = part[0]
             clients = [message.metadata.dst_node_id for message in part]
             try:
                 with flower.log_to(self._log):
-                    self._prepare(first.metadata.message_type, first.content, clients)
+                    together = self._prepare(first.metadata.message_type, first.content, clients)
             except Abandoned:
                 pass  # each of them is told so by its own next check
             except Exception as error:  # noqa: BLE001 - whose it is shows where each is by itself
                 self._log(together_failed(clients, summary(error)))
-        return [self._answer(message, order) for message in part]
+        if together is None:
+            return [self._answer(message, order) for message in part]
+        members = set(members_of(together))
+        alone = [message for message in part if message.metadata.dst_node_id not in members]
+        first = next(m for m in part if m.metadata.dst_node_id in members)
+        if self._deadline.is_now(order):
+            self._missing -= members
+        return [
+            Message(together, reply_to=first),
+            *(self._answer(message, order) for message in alone),
+        ]
+
+    def _context(self, client: int) -> Context:
+        """Return Flower's context of a client, made when it is first asked."""
+        if client not in self._contexts:
+            self._contexts[client] = Context(
+                run_id=flower.RUN_NUMBER,
+                node_id=client,
+                node_config={CLIENT: client, "num-partitions": self._clients},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._contexts[client]
 
     def _answer(self, message: Message, order: int) -> Message:
         """Return a client's answer; an error is an answer too."""
         client = message.metadata.dst_node_id
         with flower.log_to(lambda line: self._log(f"client {client}: {line}")):
             try:
-                reply = self._app(message, self._contexts[client])
+                reply = self._app(message, self._context(client))
             except Abandoned:
                 reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, ABANDONED), reply_to=message)
             except BaseException as error:  # noqa: BLE001 - even SystemExit is its answer

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from flautim_lab.experiment.experiment import Experiment
+from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.stackable import choose_engine
 
 
@@ -79,11 +80,13 @@ def make_plan(experiment: Experiment, device: torch.device) -> NumericsPlan:
         If ``engine="cohort"`` was asked for and cannot be.
     """
     engine = choose_engine(experiment, device)
+    pooled = engine.name == "cohort" and takes_means(experiment)
+    means = "the mean of each cohort, those in " if pooled else ""
     return NumericsPlan(
         engine=engine.name,
         cohorts=engine.rule,
         threads_per_client=1,
-        aggregation="client order, types of the parameters",
+        aggregation=f"{means}client order, types of the parameters",
         streams="seed, purpose, round, client",
         device=device.type,
         cpu_capability=torch.backends.cpu.get_cpu_capability(),

@@ -26,13 +26,17 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.names import count
 from flautim_lab.records.event import ALL_CLIENTS
+from flautim_lab.records.profile import engine_in_words
 from flautim_lab.records.recorder import Recorder
 from flautim_lab.training import flower, weights
 from flautim_lab.training.at_home import LEFT_OUT, Screen
-from flautim_lab.training.client_app import ROWS, scale_to_config, sums_from_reply, take_printed
+from flautim_lab.training.client_app import scale_to_config, sums_from_reply, take_printed
 from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.content import arrays_in, metrics_in, named_config
 from flautim_lab.training.grid import ABANDONED
+from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.pooling import ROWS, measures_of, members_of, take_members
+from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import RoundUsage
 
 ALARMING = 3  # rounds running that a client has failed before it is named
@@ -124,6 +128,7 @@ class Server:
                 "no client has rows enough to hold any back: there is no validation",
                 level="warning",
             )
+        self._say_engine()
         self._scale(grid)
         for round_number in range(self.state.round + 1, experiment.rounds + 1):
             self.moment("starting", round_number)
@@ -140,6 +145,13 @@ class Server:
                 self.after_round()
             self._check_stop()
         self.moment("ended", experiment.rounds)
+
+    def _say_engine(self) -> None:
+        """Say in the log why clients are not trained together, where nobody asked for that."""
+        experiment = self.experiment
+        engine = choose_engine(experiment, pick_device(experiment.device))
+        if engine.name == "loop" and experiment.engine == "auto" and self.state.round == 0:
+            self.recorder.log(engine_in_words(engine.name, engine.rule))
 
     @property
     def remark(self) -> str:
@@ -167,19 +179,27 @@ class Server:
             )
         answers = self._ask(grid, messages, round_number, "train")
         # Read first: some strategies empty the records while they aggregate.
-        losses = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
-        buffers = [
-            (rows, _buffers(m)) for m, (_, rows, _) in zip(_good(answers), losses, strict=True)
-        ]
+        losses = sorted(
+            (one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0]
+        )
+        with self.usage.spent_on("aggregating"):
+            self._aggregate(round_number, answers)
+        self._record(round_number, "train", losses, strip="train_")
+
+    def _aggregate(self, round_number: int, answers: list[Message]) -> None:
+        """Let the strategy make new weights."""
+        experiment, state = self.experiment, self.state
+        buffers = [(_rows(m), _buffers(m)) for m in _good(answers)]
         sent_back = [arrays_in(m.content) for m in _good(answers)]
         kept = weights.unchanged(state.parameters, sent_back)
         for record in sent_back:
             weights.quick_to_read(record)
+        for message in _good(answers):
+            take_members(message)
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
             try:
-                with self.usage.spent_on("aggregating"):
-                    new, _ = strategy.aggregate_train(round_number, answers)
+                new, _ = self.strategy.aggregate_train(round_number, answers)
             except (AggregationError, InconsistentMessageReplies, ZeroDivisionError) as error:
                 raise TrainingError(
                     f"round {round_number}: {experiment.strategy_name} could not aggregate: {error}"
@@ -194,7 +214,6 @@ class Server:
         else:
             state.parameters = weights.in_own_types(new, state.parameters, kept)
             state.buffers = weights.average_buffers(buffers, state.buffers) or state.buffers
-        self._record(round_number, "train", losses, strip="train_")
 
     def _validate(self, grid: Grid, round_number: int) -> None:
         """Validate; that it fails is said, and does not take the trained weights away."""
@@ -221,9 +240,12 @@ class Server:
         if not messages:
             return
         answers = self._ask(grid, messages, round_number, "evaluate")
-        measures = [(_client(m), *_measures(m)) for m in answers if m.has_content()]
+        measures = [one for m in _good(answers) for one in measures_of(m)]
         _shared_measures(answers)
-        with flower.private_random(experiment.seed, "aggregate evaluation", round_number):
+        with (
+            self.usage.spent_on("aggregating"),
+            flower.private_random(experiment.seed, "aggregate evaluation", round_number),
+        ):
             strategy.aggregate_evaluate(round_number, answers)
         self._record(round_number, "validation", measures)
 
@@ -268,7 +290,7 @@ class Server:
         if isinstance(grid, ClientGrid):
             grid.waits = functools.partial(self._waits, round_number, time.time())
             grid.sent = functools.partial(self._sent, what, round_number)
-        with self.usage.spent_on(_SPENT_ON[what]):
+        with self.usage.waits_for(_SPENT_ON[what]):
             answers = list(grid.send_and_receive(messages, timeout=timeout))
         self._check_stop()
         answers = [m for m in answers if not _is_abandoned(m)]
@@ -285,7 +307,7 @@ class Server:
                 _first_line(message.error.reason),
             )
         self._count_streaks(answers, round_number, what)
-        good = len(answers) - len(failed)
+        good = sum(len(_clients(message)) for message in _good(answers))
         needed = len(messages) if everybody else min(self._enough(what), len(messages))
         if good < needed:
             why = ""
@@ -343,11 +365,11 @@ class Server:
     def _count_streaks(self, answers: Sequence[Message], round_number: int, what: str) -> None:
         """Name a client that fails round after round; one that answers is forgiven."""
         for message in answers:
-            client = _client(message)
             if not message.has_error():
-                if what == "train":
+                for client in _clients(message) if what == "train" else []:
                     self._streaks.pop(client, None)
                 continue
+            client = _client(message)
             if what != "train":
                 continue
             self._streaks[client] = self._streaks.get(client, 0) + 1
@@ -426,17 +448,17 @@ def _client(message: Message) -> int:
     return message.metadata.src_node_id
 
 
+def _clients(message: Message) -> list[int]:
+    """Return the clients whose answer a message with content is."""
+    return members_of(message.content) or [_client(message)]
+
+
+def _rows(message: Message) -> int:
+    return int(metrics_in(message.content)[ROWS])  # type: ignore[arg-type]
+
+
 def _is_abandoned(message: Message) -> bool:
     return message.has_error() and message.error.reason == ABANDONED
-
-
-def _measures(message: Message) -> tuple[int, dict[str, float]]:
-    """Return (rows, measures) of an answer."""
-    record = metrics_in(message.content)
-    rows = int(record[ROWS])  # type: ignore[arg-type]
-    numbers = {k: float(v) for k, v in record.items() if k != ROWS and not isinstance(v, list)}
-    numbers.pop("norm_bit", None)  # adaptive clipping's own message to its strategy
-    return rows, numbers
 
 
 def _shared_measures(answers: Sequence[Message]) -> None:

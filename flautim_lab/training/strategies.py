@@ -27,7 +27,7 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.strategies import STRATEGIES
 from flautim_lab.training import flower as flower_inside
 from flautim_lab.training import weights
-from flautim_lab.training.client_app import ROWS
+from flautim_lab.training.pooling import ROWS
 
 __all__ = ["EqualWeights", "Strategy", "client_mods", "make_strategy"]
 

@@ -28,6 +28,8 @@ from flautim_lab.training.blocks import Prepare, together_failed
 from flautim_lab.training.client_app import CLIENT
 from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
+from flautim_lab.training.pooling import members_of
+from flautim_lab.training.usage import ClientTimes
 
 WORK = "query.work"  # a message of this type carries the work of several clients
 UNREADABLE = "what its worker sent is no answer"
@@ -85,6 +87,8 @@ def is_farewell(message: Message) -> bool:
 def read_answers(message: Message) -> dict[int, RecordDict | str]:
     """Return each client's answer, or its error, from a worker's reply.
 
+    An answer without anything in it is part of another's, which answers for a whole cohort.
+
     Raises
     ------
     ValueError
@@ -112,6 +116,7 @@ def read_resources(message: Message) -> dict[str, float]:
 RESOURCES = (
     "cpu_seconds",
     "memory_bytes",
+    "data_seconds",
     "training_seconds",
     "evaluating_seconds",
     "waiting_seconds",
@@ -128,8 +133,8 @@ class Usage:
     Attributes
     ----------
     seconds : dict of str to float
-        Seconds so far, by what they were spent on: ``training_seconds``, ``evaluating_seconds``,
-        ``waiting_seconds``.
+        Seconds so far, by what they were spent on: ``data_seconds``, ``training_seconds``,
+        ``evaluating_seconds``, ``waiting_seconds``.
     """
 
     def __init__(self) -> None:
@@ -179,6 +184,8 @@ class Worker:
     why : callable, optional
         Gets a client and what it failed with, and returns what the server is told; the worker's own
         log has the traceback then. Without it the server is told all.
+    times : ClientTimes, optional
+        Where those who host the clients count what goes into their data.
     """
 
     def __init__(
@@ -189,8 +196,10 @@ class Worker:
         cut: Callable[[], bool] = lambda: False,
         prepare: Prepare | None = None,
         why: Callable[[int, BaseException], str] | None = None,
+        times: ClientTimes | None = None,
     ) -> None:
         self._app = app
+        self._times = times
         self._prepare = prepare
         self._why = why
         self._clients = clients
@@ -209,16 +218,28 @@ class Worker:
         left = iter(work["clients"])
         for size in work["blocks"]:
             block = list(itertools.islice(left, size))
-            self._together(content, work["kind"], block)
+            together = self._together(content, work["kind"], block)
+            # The first of them answers for all of them; the others have nothing to add.
+            answers = {} if together is None else dict.fromkeys(members_of(together), b"")
+            if together is not None:
+                answers[next(iter(answers))] = pack(together)
             for client in block:
-                answer, error = self._one(content, work["kind"], client)
+                if client in answers:
+                    answer, error = answers[client], ""
+                else:
+                    answer, error = self._one(content, work["kind"], client)
                 clients.append(client)
                 contents.append(answer)
                 errors.append(error)
         kind = "evaluating" if work["kind"].startswith(MessageType.EVALUATE) else "training"
-        self._usage.add(f"{kind}_seconds", time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        if self._times is not None:
+            data = self._times.take().get("data_seconds", 0.0)
+            self._usage.add("data_seconds", data)
+            seconds -= data
+        self._usage.add(f"{kind}_seconds", seconds)
         used = self._usage.take(self._connection)
-        answers = ConfigRecord(
+        record = ConfigRecord(
             {
                 "clients": clients,
                 "contents": contents,
@@ -227,16 +248,17 @@ class Worker:
                 "used": list(used.values()),
             }
         )
-        return Message(RecordDict({"answers": answers}), reply_to=message)
+        return Message(RecordDict({"answers": record}), reply_to=message)
 
-    def _together(self, content: RecordDict, kind: str, block: list[int]) -> None:
+    def _together(self, content: RecordDict, kind: str, block: list[int]) -> RecordDict | None:
         """Let a block be computed as one; what fails is found where each client is by itself."""
         if self._prepare is None or len(block) < 2:
-            return
+            return None
         try:
-            self._prepare(kind, content, block)
+            return self._prepare(kind, content, block)
         except Exception as error:  # noqa: BLE001 - a client's failure is its answer
             sys.stderr.write(f"{together_failed(block, summary(error))}\n")
+            return None
 
     def _one(self, content: RecordDict, kind: str, client: int) -> tuple[bytes, str]:
         question = Message(content, client, kind)

@@ -150,7 +150,8 @@ class WorkerGrid(ClientGrid):
                 time.sleep(LOOK_SECONDS)
         state.over()
         self._link.forget(flights)
-        return [answered[client] for client in sorted(answered)]
+        # Those without anything in them are part of their cohort's.
+        return [m for _, m in sorted(answered.items()) if m.has_error() or len(m.content)]
 
     def dismiss(self, seconds: float) -> None:
         """Tell the workers that the run has ended, and wait until they are gone, or so long."""
@@ -305,7 +306,8 @@ class WorkerGrid(ClientGrid):
             used = read_resources(reply)
             self.used(flight.slot, used)
             kind = next(iter(flight.questions.values())).metadata.message_type
-            seconds = used.get("training_seconds", 0.0) + used.get("evaluating_seconds", 0.0)
+            spent = ("data_seconds", "training_seconds", "evaluating_seconds")
+            seconds = sum(used.get(name, 0.0) for name in spent)
             self._pace[flight.slot, kind] = seconds / len(flight.questions)
             try:
                 answers = read_answers(reply)

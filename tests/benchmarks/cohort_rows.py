@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from statistics import median
 from typing import TYPE_CHECKING
 
+from engine_rows import line
 from fresh_process import MeasurementError
 from report import Row, Sample, ratio
-from work import CROWD, FLUTE, Work
+from sides import rounds
+from work import CROWD, FLUTE, MANY, MICRO_FL, Work
 
 if TYPE_CHECKING:
     from run import Bench
 
 LONGEST_SECONDS = 1.0  # FLUTE's workload, start included
+MICRO_FL_CLIENTS = (10, 100, 1000)
+MANY_CLIENTS = (1000, 10_000)
+FLAT = 1.25  # of a tenth of the clients: a round that is as long, but for noise
+FLAT_BYTES = 40e6  # for nine thousand clients more: what says which rows are whose
 SAME = 1e-3  # how far a round's mean losses of two sides may be apart, relatively
 
 
@@ -57,15 +65,7 @@ def _sides(bench: Bench, work: Work) -> tuple[Sample, dict[str, Sample], list[st
     )
     if any(result["engine"] != "cohort" for result in results["cohort"]):
         raise MeasurementError(f"{work.name} was not trained as cohorts")
-    curve = results["plain"][0]["losses"]
-    apart = max(
-        abs(mine - theirs) / theirs
-        for side in results.values()
-        for result in side
-        for mine, theirs in zip(result["losses"], curve, strict=True)
-    )
-    if apart > SAME:
-        raise MeasurementError(f"{work.name}: the losses of two sides are {apart:.2g} apart")
+    curve, apart = results["plain"][0]["losses"], _apart(work.name, results)
     samples = {
         side: Sample(side, [result["seconds"] for result in found])
         for side, found in results.items()
@@ -75,3 +75,80 @@ def _sides(bench: Bench, work: Work) -> tuple[Sample, dict[str, Sample], list[st
         f"are two of them more than {apart:.1e} of it apart"
     ]
     return samples.pop("cohort"), samples, notes
+
+
+def _apart(name: str, results: dict[str, list[dict]]) -> float:
+    """Return how far a round's losses of a side are from the plain loop's, relatively, at most.
+
+    Raises
+    ------
+    MeasurementError
+        If that is more than rounding.
+    """
+    curve = results["plain"][0]["losses"]
+    apart = max(
+        abs(mine - theirs) / theirs
+        for side in results.values()
+        for result in side
+        for mine, theirs in zip(result["losses"], curve, strict=True)
+    )
+    if apart > SAME:
+        raise MeasurementError(f"{name}: the losses of two sides are {apart:.2g} apart")
+    return apart
+
+
+def micro_fl_clients(bench: Bench) -> Iterator[Row]:
+    """Micro-FL's job as clients are added: seconds a round, and memory beyond the rows."""
+    go, name, some = bench.processes.measure, MICRO_FL.name, MICRO_FL.clients
+    data = str(bench.processes.scratch / f"{name}.npz")
+    plan = str(bench.processes.scratch / f"{name}-plan.npz")
+    go("cohorts", "save_for_peer", name, data, plan)
+    sides = {str(n): (lambda n=n: go("cohorts", "growth", name, str(n))) for n in MICRO_FL_CLIENTS}
+    sides["plain"] = lambda: go("cohorts", "plain", name, data, plan)
+    if find_spec("ray") is not None:
+        sides["flower"] = lambda: go("flower_simulation", "lenet_round", name, data)
+    results = bench.interleave("micro_fl_clients", sides, bench.repeats)
+    peers = {"plain": "plain PyTorch"}
+    apart = _apart(name, {side: results[side] for side in (str(some), "plain")})
+    if "flower" in results:
+        peers["flower"] = "Flower's simulation"
+    mine = rounds("lab.run", results[str(some)])
+    title = "Micro-FL's job, a round of {:,} clients"
+    note = (
+        f"{name}: in no round are the losses of ours and the plain loop more than {apart:.1e} apart"
+    )
+    for side, label in peers.items():
+        peer = rounds(label, results[side])
+        value, text = ratio(mine, peer)
+        goal, met = ("<= 1 x", value <= 1) if side == "plain" else ("", None)
+        yield Row(title.format(some), mine, peer, text, goal, met, [note])
+    seconds = [
+        (float(n), median(result["rounds"])) for n in MICRO_FL_CLIENTS for result in results[str(n)]
+    ]
+    memory = [(float(n), r["bytes"] / 1e6) for n in MICRO_FL_CLIENTS for r in results[str(n)]]
+    for n in MICRO_FL_CLIENTS:
+        held = median(result["bytes"] for result in results[str(n)]) / 1e6
+        each = median(median(result["rounds"]) for result in results[str(n)]) / n
+        text = f"{1000 * each:.2g} ms a client; {held:.0f} MB beyond the rows"
+        yield Row(title.format(n), rounds("lab.run", results[str(n)]), None, text)
+    notes = [
+        f"{name}: {line(seconds, 's a round')} per client",
+        f"{name}: {line(memory, 'MB')} per client",
+    ]
+    yield Row("Micro-FL's job as clients are added", None, None, "as lines: see below", notes=notes)
+
+
+def many(bench: Bench) -> Iterator[Row]:
+    """10,000 clients, of whom 100 are asked in a round, beside 1,000 of whom as many are."""
+    go, name = bench.processes.measure, MANY.name
+    sides = {str(n): (lambda n=n: go("cohorts", "growth", name, str(n))) for n in MANY_CLIENTS}
+    results = bench.interleave(name, sides, bench.repeats)
+    few, all_ = (results[str(n)] for n in MANY_CLIENTS)
+    mine, peer = rounds(f"{MANY_CLIENTS[1]:,} clients", all_), rounds(f"{MANY_CLIENTS[0]:,}", few)
+    value, text = ratio(mine, peer)
+    title = f"{MANY_CLIENTS[1]:,} clients, {MANY.clients_per_round} a round"
+    yield Row(f"{title}: a round", mine, peer, text, f"<= {FLAT} x", value <= FLAT)
+    held, less = (median(result["bytes"] for result in found) for found in (all_, few))
+    text = f"{held / 1e6:.0f} against {less / 1e6:.0f} MB beyond the rows"
+    goal = f"<= {FLAT_BYTES / 1e6:.0f} MB more"
+    yield Row(f"{title}: memory", None, None, text, goal, held - less <= FLAT_BYTES)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
+from plain_pytorch import make_optimizer, train
 from work import SEED, Work, load_clients, rows_of, save_clients
 
 
@@ -22,6 +25,8 @@ def _experiment(work: Work, engine: str):
         rounds=work.rounds,
         batch_size=work.batch_size,
         lr=work.lr,
+        optimizer=work.optimizer,
+        local_epochs=work.local_epochs,
         validation=0.0,
         seed=SEED,
         device="cpu",
@@ -61,6 +66,39 @@ def ours(work: Work, engine: str) -> dict:
     return {"seconds": seconds, "losses": losses, "engine": run.plan["engine"]}
 
 
+def growth(work: Work, clients: str) -> dict:
+    """Return what rounds with so many clients take, and the memory that is held beyond the rows.
+
+    ``rounds``: seconds of each but the first. ``bytes``: the most that the process held at the end
+    of a round, less what it held before there were rows, and less the rows.
+    """
+    import psutil
+
+    import flautim_lab as lab
+
+    work = replace(work, clients=int(clients))
+    run_now = lab.run  # the package is lazy: this loads what runs an experiment
+    _experiment(
+        replace(work, clients=20, clients_per_round=None), "auto"
+    )  # and this, what makes it
+    before = psutil.Process().memory_info().rss
+    made = _experiment(work, "auto")
+    held = sum(part.nbytes for part in made.dataset.tensors)
+    run = run_now(made).wait()
+    used = run.resources
+    most = used[used.resource == "memory_bytes"].value.max()
+    frame = run.metrics
+    losses = frame[frame.client.isna() & (frame.metric == "loss")].value.tolist()
+    rounds = run.profile().rounds["seconds"].tolist()[1:]
+    return {
+        "rounds": rounds,
+        "bytes": float(most - before - held),
+        "data_bytes": held,
+        "losses": losses,
+        "engine": run.plan["engine"],
+    }
+
+
 def plain(work: Work, data: str, plan: str) -> dict:
     """Return the seconds of a careful loop with one model, and its losses."""
     torch.set_num_threads(1)
@@ -69,10 +107,9 @@ def plain(work: Work, data: str, plan: str) -> dict:
         asked, seeds = file["asked"].tolist(), file["seeds"].tolist()
     model = work.make_model()
     parameters = list(model.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=work.lr)
+    optimizer = make_optimizer(work, model)
     weights = [p.detach().clone() for p in parameters]
-    losses = []
-    begin = time.perf_counter()
+    losses, ends = [], [time.perf_counter()]
     for numbers, of_round in zip(asked, seeds, strict=True):
         rows = sum(len(clients[number].y) for number in numbers)
         total = [torch.zeros_like(p) for p in weights]
@@ -82,20 +119,19 @@ def plain(work: Work, data: str, plan: str) -> dict:
             with torch.no_grad():
                 for mine, new in zip(parameters, weights, strict=True):
                     mine.copy_(new)
-            generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(own.y), generator=generator)
-            x, y = own.x[order], own.y[order]
-            for start in range(0, len(y), work.batch_size):
-                targets = y[start : start + work.batch_size]
-                optimizer.zero_grad()
-                outputs = model(x[start : start + work.batch_size])
-                loss = torch.nn.functional.cross_entropy(outputs, targets)
-                loss.backward()
-                optimizer.step()
-                mean += loss.item() * len(targets) / rows
+            if work.optimizer != "SGD":  # it keeps something, which is each client's own
+                optimizer = make_optimizer(work, model)
+            loss, _ = train(work, model, optimizer, own, torch.Generator().manual_seed(seed))
+            mean += loss * len(own.y) / rows
             with torch.no_grad():
                 for part, mine in zip(total, parameters, strict=True):
                     part.add_(mine, alpha=len(own.y) / rows)
         weights = total
         losses.append(mean)
-    return {"seconds": time.perf_counter() - begin, "losses": losses, "engine": "plain"}
+        ends.append(time.perf_counter())
+    return {
+        "seconds": ends[-1] - ends[0],
+        "rounds": [end - before for before, end in itertools.pairwise(ends)][1:],
+        "losses": losses,
+        "engine": "plain",
+    }

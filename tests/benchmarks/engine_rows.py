@@ -105,10 +105,10 @@ def _lines(which: str, results: dict[int, list[dict]]) -> list[str]:
     found = [(count, result) for count, of_count in results.items() for result in of_count]
     memory = [(count, result["bytes"] / 1e6) for count, result in found]
     seconds = [(count, statistics.median(result["rounds"])) for count, result in found]
-    return [f"{which}: {_line(memory, 'MB')}", f"{which}: {_line(seconds, 's a round')}"]
+    return [f"{which}: {line(memory, 'MB')}", f"{which}: {line(seconds, 's a round')}"]
 
 
-def _line(points: list[tuple[int, float]], unit: str) -> str:
+def line(points: list[tuple[int, float]], unit: str) -> str:
     """Return how steep the line through the points is, and how well it fits them."""
     x, y = zip(*points, strict=True)
     slope, begin = statistics.linear_regression(x, y)

@@ -171,6 +171,8 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "engine_growth": engine_rows.engine_growth,
     "flute": cohort_rows.flute,
     "crowd": cohort_rows.crowd,
+    "micro_fl_clients": cohort_rows.micro_fl_clients,
+    "many": cohort_rows.many,
 }
 NAMES = tuple(MEASURES)
 

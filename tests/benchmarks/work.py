@@ -73,6 +73,18 @@ class Logistic(nn.Module):
         return self.linear(x)
 
 
+class Perceptron(nn.Module):
+    """The perceptron of Micro-FL's evaluation, on images of 28x28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows, 10) from (rows, 784)."""
+        return self.layers(x)
+
+
 class LeNet(nn.Module):
     """LeNet-5 (LeCun et al., 1998) with ReLU and max pooling, for images of 28x28."""
 
@@ -108,7 +120,24 @@ FLUTE = Work(
     "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
 )
 CROWD = Work("crowd", "IrisNet", clients=1000, rounds=5, batch_size=10, lr=0.05)
-WORKS = {work.name: work for work in (IRIS, LENET, FLUTE, CROWD)}
+MICRO_FL = Work(
+    "micro_fl",
+    "Perceptron",
+    clients=100,
+    rounds=3,
+    batch_size=10,
+    lr=0.001,
+    optimizer="Adam",
+    local_epochs=5,
+)
+MANY = Work(
+    "many", "IrisNet", clients=10_000, rounds=20, batch_size=10, lr=0.05, clients_per_round=100
+)
+WORKS = {work.name: work for work in (IRIS, LENET, FLUTE, CROWD, MICRO_FL, MANY)}
+ROWS_EACH = {
+    "micro_fl": 60,
+    "many": 20,
+}  # of these there are more rows where there are more clients
 
 
 def usable_cores() -> int:
@@ -128,8 +157,11 @@ def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
 
 
 def rows_of(work: Work) -> tuple[Tensor, Tensor]:
-    """Return all rows of FLUTE's workload, of MNIST's shape, or of the crowd's."""
-    rows, features, classes = (60000, 784, 10) if work.name == "flute" else (100000, 4, 3)
+    """Return all rows of a work: of MNIST's shape, or of four features."""
+    features, classes = (784, 10) if work.name in ("flute", "micro_fl") else (4, 3)
+    rows = 60000 if work.name == "flute" else 100000
+    if work.name in ROWS_EACH:
+        rows = ROWS_EACH[work.name] * work.clients
     generator = torch.Generator().manual_seed(SEED)
     patterns = torch.randn(classes, features, generator=generator)
     y = torch.randint(classes, (rows,), generator=generator)

@@ -137,6 +137,21 @@ def test_flowers_log_goes_to_the_run_and_not_to_the_console(caplog):
     assert heard == ["outside"]
 
 
+def test_its_views_of_a_content_are_as_before():
+    flower.prepare()
+    # What makes them is replaced; the class of the view, which writes back what is set, is not.
+    content = RecordDict({"a": ArrayRecord(), "m": MetricRecord({"loss": 1.0})})
+    assert list(content.array_records) == ["a"]
+    assert content.metric_records["m"] is content["m"]
+    assert list(content.config_records) == []
+    content.array_records["b"] = ArrayRecord()
+    del content.metric_records["m"]
+    assert list(content) == ["a", "b"]
+    with pytest.raises(TypeError, match="for the value"):
+        content.array_records["c"] = MetricRecord()
+    assert type(content.array_records) is type(content.config_records)
+
+
 def test_its_dicts_check_what_is_set_as_before():
     flower.prepare()
     record = RecordDict()

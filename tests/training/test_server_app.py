@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from flautim_lab.training import flower
 from flautim_lab.training.grid import LocalGrid
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import make_strategy
-from flautim_lab.training.usage import RoundUsage
+from flautim_lab.training.usage import ClientTimes, RoundUsage
 from tests.federations import experiment
 from tests.training.test_checkpoint import grid_of, server_of
 
@@ -74,6 +75,7 @@ def test_each_round_says_what_it_used():
         "training_seconds",
         "evaluating_seconds",
         "aggregating_seconds",
+        "round_seconds",
     }
     assert set(used[1]) == once
     assert set(used[2]) == once | {"storing_seconds"}  # of the round before it
@@ -98,10 +100,47 @@ def test_usage_adds_up_and_memory_is_the_most_that_was_held():
     assert [row[1:3] for row in recorder[2:]] == [
         ("server", "cpu_seconds"),
         ("server", "memory_bytes"),
+        ("server", "round_seconds"),
     ]
     del recorder[:]
     usage.record(recorder, 2)
     assert {row[1] for row in recorder} == {"server"}  # each round begins with nothing
+
+
+def test_what_clients_take_is_counted_once_and_by_the_busiest_thread():
+    times = ClientTimes()
+
+    def client(seconds):
+        with times.spent_on("training"):
+            with times.spent_on("data"):
+                time.sleep(seconds)
+            times.of_that_on("data", 0.001)
+
+    threads = [threading.Thread(target=client, args=(s,)) for s in (0.005, 0.02)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = times.take()
+    assert 0.021 <= taken["data_seconds"] < 1  # not those of both threads, and not 0.006
+    assert taken["training_seconds"] < taken["data_seconds"] - 0.015  # without what is data
+    assert times.take() == {}
+    times.of_that_on("data", 1.0)  # inside nothing
+    assert times.take() == {"data_seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({}, True), ({"engine": "loop"}, False), ({"clients": 10}, False)],
+    ids=["auto, the loop", "the loop was asked for", "cohorts"],
+)
+def test_the_log_says_why_clients_are_not_trained_together(settings, said):
+    server, grid = started(rounds=1, **settings)
+    serve(server, grid)
+    server.recorder.flush()
+    log = [event.text for event in Records.default().events("r1", kinds=("log",))]
+    wanted = "clients are trained one after another, since a round asks 4 clients"
+    assert any(line.startswith(wanted) for line in log) == said
 
 
 class Sick(LocalGrid):

@@ -1,0 +1,164 @@
+"""Cohorts that answer with their mean: the strategy comes to the weights it would have come to.
+
+The tolerance is the promise: of the largest change of each weight, 1e-12 in float64 and 2e-5 in
+float32 for strategies that take the mean as it is; 1e-9 and 1e-3 for those that divide by small
+numbers.
+"""
+
+from __future__ import annotations
+
+import flwr.serverapp.strategy as flower_strategies
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+import flautim_lab as lab
+from flautim_lab.experiment.strategies import STRATEGIES
+from flautim_lab.records.event import ALL_CLIENTS
+from flautim_lab.records.store import Records
+from flautim_lab.training import flower, weights
+from flautim_lab.training.client_app import ClientHost, make_client_app
+from flautim_lab.training.grid import Deadline, LocalGrid
+from flautim_lab.training.pooling import mean_weights, members_of, takes_means
+from flautim_lab.training.server_app import serve
+from flautim_lab.training.strategies import make_strategy
+from flautim_lab.training.worker import Worker, make_work, read_answers
+from tests.federations import Net, tensors
+from tests.training.test_checkpoint import server_of
+
+CPU = torch.device("cpu")
+MEANS = [name for name, facts in STRATEGIES.items() if facts.of_the_mean]
+
+
+class Double(Net):
+    """In float64, with a weight that is frozen and one that gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = torch.nn.Parameter(torch.full((3,), 0.1), requires_grad=False)
+        self.idle = torch.nn.Parameter(torch.full((3,), 0.1))
+        self.double()
+
+    def forward(self, x):
+        return super().forward(x.to(self.idle.dtype)) + self.frozen + 0 * self.idle
+
+
+def sampled(model=Net, **settings):
+    settings = {"clients": 20, "rounds": 3, "batch_size": 4, "lr": 0.1, "seed": 7} | settings
+    sizes = lab.by_size([1 + number % 7 for number in range(20)])
+    return lab.Experiment(tensors(330), model, partition=sizes, **settings)
+
+
+def grid_of(made, pools):
+    host = ClientHost(made, CPU, pools=pools)
+    assert host.engine.name == "cohort", host.engine.why
+    return LocalGrid(
+        make_client_app(host, []),
+        len(made.splits),
+        Deadline(lambda: False),
+        workers=1,
+        blocks=lambda clients: host.engine.blocks(made, clients),
+        prepare=host.cohorts.prepare,
+    )
+
+
+def learn(made, pools, run_id):
+    server = server_of(made, make_strategy(made), run_id)
+    serve(server, grid_of(made, pools))
+    server.recorder.flush()
+    metrics = [
+        (event.round, event.client, event.split, event.name, event.value)
+        for event in Records.default().events(run_id, kinds=("metric",))
+    ]
+    return server.state_dict(), metrics
+
+
+@pytest.mark.parametrize("model", [Net, Double])
+@pytest.mark.parametrize("strategy", MEANS)
+def test_the_strategy_comes_to_the_same_weights(strategy, model):
+    made = sampled(model, strategy=strategy)
+    begin = {name: tensor.clone() for name, tensor in made.build_model().state_dict().items()}
+    (ours, mine), (theirs, other) = learn(made, True, "pooled"), learn(made, False, "each")
+    divides = strategy in ("FedAdam", "FedYogi", "FedAdagrad")
+    tolerance = (1e-9 if divides else 1e-12) if model is Double else (1e-3 if divides else 2e-5)
+    for name, value in theirs.items():
+        change = (value - begin[name]).abs().max()
+        assert (ours[name] - value).abs().max() <= tolerance * change, name
+    for name in ("frozen", "idle") if model is Double else ():
+        assert torch.equal(ours[name], begin[name])
+    # Each client's own measures are recorded as ever, those of the first round to the bit.
+    assert [row[:4] for row in mine] == [row[:4] for row in other]
+    first = [(row, there) for row, there in zip(mine, other, strict=True) if row[0] == 1]
+    train = [(row, there) for row, there in first if row[2] == "train" and row[1] != ALL_CLIENTS]
+    assert len(train) == 20
+    assert all(row == there for row, there in train)
+    assert [row[4] for row in mine] == pytest.approx([row[4] for row in other], rel=1e-2)
+
+
+def ask(made, pools):
+    flower.prepare()
+    config = ConfigRecord({"server-round": 1})
+    content = RecordDict({"arrays": weights.to_record(made.build_model()), "config": config})
+    return content, [Message(content, client, "train") for client in range(len(made.splits))]
+
+
+def test_a_round_holds_one_answer_a_cohort_and_who_failed():
+    made = sampled()
+    data = made.dataset
+    bad = made.splits[13].train
+    data.tensors[0][torch.from_numpy(bad)] = torch.nan
+    _, questions = ask(made, True)
+    got = grid_of(made, True).send_and_receive(questions)
+    # Cohorts of ten; client 13 is not in the mean of the second.
+    assert [members_of(m.content) if m.has_content() else "failed" for m in got] == [
+        list(range(10)),
+        [10, 11, 12, 14, 15, 16, 17, 18, 19],
+        "failed",
+    ]
+    assert got[2].metadata.src_node_id == 13
+    assert all(np.isfinite(a.numpy()).all() for a in got[1].content["arrays"].values())
+    rows = [len(made.splits[client].train) for client in range(10)]
+    assert got[0].content["metrics"]["num-examples"] == sum(rows)
+
+
+def test_a_worker_sends_one_answer_a_cohort():
+    made = sampled()
+    host = ClientHost(made, CPU, pools=True)
+    content, _ = ask(made, True)
+    app = make_client_app(host, [])
+    worker = Worker(app, 20, lambda: False, prepare=host.cohorts.prepare, times=host.times)
+    blocks = host.engine.blocks(made, range(20))
+    reply = worker.answer(Message(make_work(content, "train", blocks), 1, "query.work"))
+    answers = read_answers(reply)
+    assert list(answers) == list(range(20))
+    assert [client for client, answer in answers.items() if len(answer)] == [0, 10]
+    assert members_of(answers[10]) == list(range(10, 20))
+
+
+def test_the_mean_is_weighted_by_rows_and_what_nobody_changed_stays():
+    start = {"w": torch.tensor([1.0, 2.0]), "same": torch.tensor(0.1)}
+    sent = ArrayRecord({name: weights.kept(value) for name, value in start.items()})
+    stacks = {"w": torch.tensor([[1.0, 2.0], [4.0, 8.0]]), "same": torch.full((2,), 0.1)}
+    mean = mean_weights(stacks, [1, 3], sent, start)
+    assert mean["w"].numpy().tolist() == [3.25, 6.5]
+    assert mean["same"] is sent["same"]
+    assert weights.unchanged(sent, [mean]) == {"same"}
+
+
+def test_only_flowers_own_strategies_are_known_to_take_means():
+    class Own(flower_strategies.FedAvg):
+        pass
+
+    named = {name: takes_means(sampled(strategy=name)) for name in ("FedAvg", "FedMedian", "Krum")}
+    assert named == {"FedAvg": True, "FedMedian": False, "Krum": False}
+    assert takes_means(sampled(strategy=flower_strategies.FedAdam()))
+    others = (
+        Own(),
+        flower_strategies.FedMedian(),
+        flower_strategies.FedAvg(weighted_by_key="train_loss"),
+        flower_strategies.FedAvg(train_metrics_aggr_fn=lambda records, key: records[0]),
+        flower_strategies.FedAvg,  # a function that makes one: what, is not known
+    )
+    assert not any(takes_means(sampled(strategy=other)) for other in others[:-1])
+    assert not takes_means(sampled(strategy=lambda: others[-1]()))
