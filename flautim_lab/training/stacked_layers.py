@@ -10,6 +10,7 @@ which takes two to four times as long for small layers.
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -126,11 +127,40 @@ class _Unknown(Exception):  # noqa: N818 - an answer: vmap has to do it
     """An operation that is not known as a product of stacks."""
 
 
+_tracing = threading.Lock()
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward in this thread alone.
+
+    While a model is traced, torch.fx has its own ``nn.Module.__call__`` in place of torch's, for
+    all threads: the modules of others must be called as ever. Two tracers at once would leave one
+    of theirs in place for good, hence the lock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Call another thread's module; note one of this thread's."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """Return an attribute of another thread's module; note one of this thread's."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 def read_layers(model: nn.Module) -> Layers:
     """Read the layers of ``model``, in training mode, from its ``forward``."""
     try:
-        graph = fx.Tracer().trace(model)
-        again = fx.Tracer().trace(model)
+        with _tracing:
+            graph = _Tracer().trace(model)
+            again = _Tracer().trace(model)
     except Exception:  # noqa: BLE001 - whatever it is: its forward cannot be followed
         return Layers(False)
     nodes, others = list(graph.nodes), list(again.nodes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 import flautim_lab as lab
 from flautim_lab.training.numerics import make_plan
 from flautim_lab.training.stackable import Engine, choose_engine
+from flautim_lab.training.stacked_layers import read_layers
 from tests.federations import DropoutNet, Net, NormNet, iris_frame, tensors
 
 CPU = torch.device("cpu")
@@ -220,3 +223,34 @@ def test_how_many_are_together_depends_on_the_model_and_on_how_many_are_asked():
             return self.layers(x)
 
     assert engine(Wide, tensors(1000), clients=400).clients == 2**19 // 16003
+
+
+def test_reading_a_model_leaves_the_modules_of_other_threads_alone():
+    call, errors, done = nn.Module.__call__, [], threading.Event()
+
+    def use():
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        try:
+            while not done.is_set():
+                model(torch.ones(1, 4))
+        except Exception as error:
+            errors.append(error)
+
+    def read():
+        try:
+            for _ in range(20):
+                assert read_layers(Net()).steps is not None
+        except Exception as error:
+            errors.append(error)
+
+    users = [threading.Thread(target=use) for _ in range(2)]
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in users + readers:
+        thread.start()
+    for thread in readers:
+        thread.join()
+    done.set()
+    for thread in users:
+        thread.join()
+    assert errors == []
+    assert nn.Module.__call__ is call
