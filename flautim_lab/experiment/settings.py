@@ -46,7 +46,9 @@ def positive(value: Any, name: str) -> float:
     """Return ``value`` as a finite float greater than 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ExperimentError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value) or value <= 0:
+    if not math.isfinite(value):
+        raise ExperimentError(f"{name} must be a finite number, not {value}")
+    if value <= 0:
         raise ExperimentError(f"{name} must be greater than 0, not {value}")
     return float(value)
 

@@ -15,6 +15,7 @@ from flautim_lab.catalog import opening
 from flautim_lab.catalog.code import code_of
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.loading import assemble
+from flautim_lab.catalog.things import DatasetVersion, ExperimentVersion, ModelVersion
 from flautim_lab.connection import is_in_hub
 from flautim_lab.errors import CatalogError, ExperimentError, FlautimError, NotAllowedError
 from flautim_lab.experiment.home_dataset import HomeDataset
@@ -58,17 +59,8 @@ def _run_saved(
     ref: str, on: str | Cluster | None, catalog: Catalog
 ) -> tuple[Run, threading.Thread | None]:
     """Return the run, and what looks after it here, if something must."""
-    version = catalog.experiment(ref)
+    version, net, data = _granted(ref, catalog)
     project = "/".join(version.ref.split("/")[:2])
-    net = catalog.model(version.model)
-    data = [catalog.dataset(each).latest for each in version.datasets]
-    code = code_of(net, version.settings, data).hash
-    for each in version.datasets:
-        if not catalog.granted(each.partition("@")[0], project, code=code):
-            raise NotAllowedError(
-                f"dataset {each} is not granted to project {project} for this code; ask one of "
-                "its institution's data owners for a grant"
-            )
     experiment = assemble(data, net, version.settings, version.name)
     where = on or version.settings.get("on", "local")
     if isinstance(experiment.dataset, HomeDataset) and experiment.dataset.root is None:
@@ -81,6 +73,24 @@ def _run_saved(
         raise
     by_service = started.record.runner == "cluster" and is_in_hub()
     return started, None if by_service else guard(started, catalog)
+
+
+def _granted(
+    ref: str, catalog: Catalog
+) -> tuple[ExperimentVersion, ModelVersion, list[DatasetVersion]]:
+    """Return what an experiment is made of; refuse one whose data are not granted to it."""
+    version = catalog.experiment(ref)
+    project = "/".join(version.ref.split("/")[:2])
+    net = catalog.model(version.model)
+    data = [catalog.dataset(each).latest for each in version.datasets]
+    code = code_of(net, version.settings, data).hash
+    for each in version.datasets:
+        if not catalog.granted(each.partition("@")[0], project, code=code):
+            raise NotAllowedError(
+                f"dataset {each} is not granted to project {project} for this code; ask its "
+                "owners for it (lab.ask_for_data, or Datasets in the panel) and wait for their yes"
+            )
+    return version, net, data
 
 
 def _at_home(where: str | Cluster, project: str, ref: str) -> Cluster:
@@ -103,6 +113,7 @@ def start_apart(ref: str, on: str | None = None) -> str:
     FlautimError
         If it cannot be run, in the sentence that :func:`run_saved` would raise.
     """
+    _granted(ref, opening.open_catalog())  # told at once, and not after a process has started
     told = ask_apart("flautim_lab.runners.saved", {"ref": ref, "on": on}, START_SECONDS)
     return str(told["run"])
 

@@ -28,7 +28,7 @@ def refuses(sentence: str, error=lab.ExperimentError, **settings) -> None:
         ({"rounds": 2.5}, "rounds must be a whole number, not 2.5"),
         ({"rounds": True}, "rounds must be a whole number, not True"),
         ({"lr": -0.1}, "lr must be greater than 0, not -0.1"),
-        ({"lr": float("nan")}, "lr must be greater than 0, not nan"),
+        ({"lr": float("nan")}, "lr must be a finite number, not nan"),
         ({"lr": "fast"}, "lr must be a number, not 'fast'"),
         ({"clients": 0}, "clients must be at least 1, not 0"),
         ({"clients": None}, "say how many clients take part, for example clients=8"),

@@ -446,7 +446,7 @@ def test_by_column_with_a_gap(gap: Any) -> None:
     [
         (lambda: by_label(0), "alpha must be greater than 0, not 0"),
         (lambda: by_label("much"), "alpha must be a number, not 'much'"),
-        (lambda: by_label(float("inf")), "alpha must be greater than 0, not inf"),
+        (lambda: by_label(float("inf")), "alpha must be a finite number, not inf"),
         (
             lambda: by_label(1, min_rows=0),
             "min_rows must be at least 1, not 0, since no client may be without rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,7 +48,7 @@ class Institutions(Base):
         with self._database.reading() as connection:
             self._require(connection, Action.SEE_INSTITUTIONS, "list of institutions")
             return self._page(
-                connection, query, page, per_page, lambda rows: [_thing(row) for row in rows]
+                connection, query, page, per_page, lambda rows: self._things(connection, rows)
             )
 
     def institution(self, key: str) -> Institution:
@@ -143,7 +144,21 @@ class Institutions(Base):
 
     def _institution(self, connection: sa.Connection, key: str) -> Institution:
         row = self._institution_row(connection, key)
-        return _thing(connection.execute(_query().where(institutions.c.id == row.id)).one())
+        rows = connection.execute(_query().where(institutions.c.id == row.id)).all()
+        (made,) = self._things(connection, rows)
+        return made
+
+    def _things(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Institution]:
+        """Return institutions; who is of one by the hub's list is counted among its users."""
+        made = []
+        for row in rows:
+            listed = list(self._listed.get(row.key, ()))
+            both = sa.select(sa.func.count(roles.c.user.distinct())).where(
+                roles.c.institution_id == row.id, roles.c.user.in_(listed)
+            )
+            more = len(listed) - (connection.scalar(both) or 0) if listed else 0
+            made.append(_thing(row, users=row.users + more))
+        return made
 
     def _free_cnpj(self, connection: sa.Connection, cnpj: str, but: int = 0) -> str:
         """Return a CNPJ, checked, that no other institution has."""
@@ -180,7 +195,7 @@ def _query() -> sa.Select[Any]:
     )
 
 
-def _thing(row: sa.Row[Any]) -> Institution:
+def _thing(row: sa.Row[Any], users: int) -> Institution:
     return Institution(
         key=row.key,
         name=row.name,
@@ -191,7 +206,7 @@ def _thing(row: sa.Row[Any]) -> Institution:
         changed=row.changed,
         projects=row.projects,
         datasets=row.datasets,
-        users=row.users,
+        users=users,
     )
 
 

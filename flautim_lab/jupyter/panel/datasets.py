@@ -27,7 +27,7 @@ from flautim_lab.jupyter.panel.parts import (
     text_input,
     title,
 )
-from flautim_lab.jupyter.panel.requests import end_of
+from flautim_lab.jupyter.panel.requests import check_end, end_of
 from flautim_lab.jupyter.panel.text import Text
 from flautim_lab.jupyter.panel.uploads import (
     MOST_SOURCE_BYTES,
@@ -276,9 +276,11 @@ class _Grants:
                 state = text("until {when}", when=moment(text, grant.until))
             if grant.ended:
                 state = text("ended")
-            words = html(
-                table([], [[grant.project, text("by {user}", user=grant.given_by), state]])
-            )
+            what = text("any code")
+            if grant.code:
+                what = text("code {hash}", hash=grant.code[:12])
+            by = text("by {user}", user=grant.given_by)
+            words = html(table([], [[grant.project, what, by, state]]))
             end = button(
                 self._context,
                 text("End grant"),
@@ -293,6 +295,7 @@ class _Grants:
         return code.written(until=end_of(self._until.value))
 
     def _give(self) -> None:
+        check_end(self._context.text, self._until.value)
         self._context.catalog.give_grant(self._dataset.value, self._project.value, **self._given())
         self._show()
 

@@ -59,16 +59,21 @@ class ModelFile:
         )
         self._said = html("", "lab-wrong")
         self._said.layout.display = "none"
-        self.widget = column(row(self.choice, self.file, self.class_name), self._said)
+        self._file_name = html("", "lab-faint")
+        self.widget = column(
+            row(self.choice, self.file, self._file_name, self.class_name), self._said
+        )
         self.choice.observe(lambda _: changed(), "value")
         self.class_name.observe(lambda _: changed(), "value")
         self.file.observe(lambda _: context.attempt(self._look), "value")
 
     def _look(self) -> None:
         _say(self._said, "")
+        self._file_name.value = ""
         try:
             upload = self.upload()
             if upload is not None:
+                self._file_name.value = escape(upload.name)
                 classes = classes_in(upload.text(), "model", upload.name)
                 self.class_name.options = classes.names
                 self.class_name.value = classes.preferred
@@ -155,7 +160,8 @@ class DatasetFile:
             layout={"width": "auto"},
         )
         self.others.layout.display = "" if self.others.options else "none"
-        self.others.rows = min(len(self.others.options), 4)
+        # One row would be drawn as a closed list, which looks as if one could be chosen only.
+        self.others.rows = min(max(len(self.others.options), 2), 4)
         if self._may:
             options.insert(0, (text("upload a file"), NEW))
         self.choice = widgets.Dropdown(
@@ -324,23 +330,27 @@ class HyperparameterFile:
         self._fill = fill
         self.file = uploader(text, text("Hyperparameters (.py, .toml, .yaml, .json)"), SUFFIXES)
         self._said = html("")
+        self._read = False
         self.widget = column(row(self.file), self._said)
         self.file.observe(lambda _: context.attempt(self._look), "value")
 
     def upload(self) -> Upload | None:
-        """Return the file, if one was given."""
-        return uploaded(self.file, SUFFIXES, MOST_SOURCE_BYTES)
+        """Return the file, if one was given and could be read: one that was refused is none."""
+        return uploaded(self.file, SUFFIXES, MOST_SOURCE_BYTES) if self._read else None
 
     def _look(self) -> None:
         text = self._context.text
+        self._read = False
+        self._said.value = ""
         try:
-            upload = self.upload()
+            upload = uploaded(self.file, SUFFIXES, MOST_SOURCE_BYTES)
             if upload is None:
                 return
             found = read_hyperparameters(upload.name, upload.text())
         except FlautimError as error:
             self._said.value = f"<div class='lab-wrong'>{escape(text.sentence(error))}</div>"
             return
+        self._read = True
         self._fill(found)
         words = text("{name} set {settings}", name=upload.name, settings=_listed(tuple(found)))
         self._said.value = f"<span class='lab-faint'>{escape(words)}</span>"

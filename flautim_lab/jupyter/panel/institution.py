@@ -91,7 +91,17 @@ class _ProjectsTab:
         )
         self._list = PagedList(context, self._show)
         self._code = CodeBox(context, self._as_code)
-        parts: list[widgets.Widget] = [
+        parts: list[widgets.Widget] = []
+        if "grant datasets" in allowed:
+            waiting = context.catalog.grant_requests(institution=institution, waiting=True)
+            if waiting.total:
+                said = text.count(
+                    "{n} request for data waits for an answer: see Data requests",
+                    "{n} requests for data wait for an answer: see Data requests",
+                    waiting.total,
+                )
+                parts.append(html(escape(said), "lab-said", "lab-info"))
+        parts += [
             row(self._search, self._archived),
             self._list.widget,
             self._code.widget,

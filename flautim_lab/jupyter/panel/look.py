@@ -3,6 +3,7 @@
 STYLE = """<style>
 .lab-panel{max-width:1180px;width:100%;box-sizing:border-box}
 .lab-panel .lab-row{display:flex;flex-flow:row wrap;gap:8px;align-items:center;overflow:visible}
+.lab-panel .lab-fields{align-items:flex-start}
 .lab-panel .lab-title{margin:6px 0 2px;font-size:17px}
 .lab-panel .jupyter-widget-Collapse-header{color:var(--jp-ui-font-color1,#1f2328)}
 .lab-panel .lab-faint{opacity:.75;font-weight:400}
@@ -28,8 +29,9 @@ STYLE = """<style>
 .lab-panel .lab-table{border-collapse:collapse;width:100%;margin:4px 0}
 .lab-panel .lab-table th{text-align:left;border-bottom:1px solid var(--jp-border-color1,#bdbdbd);
  padding:3px 10px 3px 0}
-.lab-panel .lab-table td{padding:3px 10px 3px 0;overflow-wrap:anywhere;vertical-align:top;
+.lab-panel .lab-table td{padding:3px 10px 3px 0;overflow-wrap:break-word;vertical-align:top;
  font-variant-numeric:tabular-nums}
+.lab-panel .lab-table td:last-child{overflow-wrap:anywhere}
 .lab-panel .lab-item{border:1px solid var(--jp-border-color2,#ddd);border-radius:6px;
  padding:8px 10px;margin:3px 0;width:100%;box-sizing:border-box}
 .lab-panel .lab-item .widget-html{flex:1 1 320px}
@@ -39,7 +41,8 @@ STYLE = """<style>
 .lab-panel .lab-new{background:#dafbe1;color:#1f2328}
 .lab-panel .lab-gone{background:#ffebe9;color:#1f2328}
 .lab-panel .lab-where{opacity:.75}
-.lab-panel .lab-log{max-height:380px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;
+.lab-panel .lab-log{display:flex;flex-direction:column-reverse;max-height:380px;overflow:auto;
+ white-space:pre-wrap;overflow-wrap:anywhere;
  background:var(--jp-layout-color2,#f3f3f3);padding:8px 12px;font-size:12px;line-height:1.35}
 .lab-panel .lab-head{justify-content:space-between;border-bottom:2px solid #0b5394;
  padding:2px 0 6px}

@@ -176,7 +176,8 @@ class NewExperiment:
         data, net, settings = gathered
         rows = self._rows(data, net, settings)
         self._in_background(
-            lambda: check_apart(data, net, settings, rows=rows), self._show_estimate
+            lambda: check_apart(data, net, settings, rows=rows),
+            lambda found: self._show_estimate(found, rows),
         )
 
     def _rows(self, data: list[DatasetVersion], net: ModelVersion, settings: dict[str, Any]) -> str:
@@ -191,12 +192,13 @@ class NewExperiment:
         )
         return REAL if granted else MADE_UP
 
-    def _show_estimate(self, found: Estimate) -> None:
+    def _show_estimate(self, found: Estimate, tried_on: str) -> None:
         from flautim_lab.plots import shown_size, to_png
         from flautim_lab.plots.partition import plot_partition
 
         text = self._context.text
         rounds = int(self._settings.values().get("rounds", 10))
+        whole = found.seconds_per_round * rounds
         facts = [
             text.count("{n} parameter", "{n} parameters", found.parameters),
             text.count("{n} row", "{n} rows", found.rows),
@@ -204,12 +206,15 @@ class NewExperiment:
             text(
                 "about {seconds} s of training a round on one core, {time} in all",
                 seconds=f"{found.seconds_per_round:.2g}",
-                time=duration(found.seconds_per_round * rounds),
+                time=duration(whole) if whole >= 1 else text("less than a second"),
             ),
             text("about {n} MiB in each process", n=f"{found.memory_bytes / 2**20:.0f}"),
         ]
         self._busy("")
         self._facts.value = escape(" · ".join(facts))
+        if tried_on == MADE_UP:
+            made_up = text("Tried on made-up rows: the data are not granted to this code yet")
+            self._facts.value = f"<div>{escape(made_up)}</div>{self._facts.value}"
         figure = plot_partition(found.held, found.classes)
         self._picture.value = to_png(figure)
         self._picture.layout.width = f"{shown_size(figure)[0]}px"
@@ -220,7 +225,10 @@ class NewExperiment:
 
     def _go(self, *, run: bool) -> None:
         """Check, then keep everything in the catalog, and run it: nothing is kept before."""
-        gathered = self._gather() if self._name.check() else None
+        if not self._name.check():
+            self._say(self._name.wrong)  # the field may be out of sight from here
+            return
+        gathered = self._gather()
         if gathered is None:
             return
         text = self._context.text

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from typing import Any
+from html import escape, unescape
+from typing import Any, TypeVar
 
 import ipywidgets as widgets
 
@@ -19,6 +19,7 @@ from flautim_lab.errors import FlautimError
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.text import Text
 
+T = TypeVar("T")
 WIDE = {"description_width": "initial"}
 
 
@@ -57,10 +58,32 @@ def button(
     return made
 
 
+def while_disabled(
+    context: Context, pressed: widgets.Button, work: Callable[[], T], then: Callable[[T], Any]
+) -> None:
+    """Do ``work`` in the background; until it is done, its button cannot be pressed again."""
+    pressed.disabled = True
+
+    def do() -> T:
+        try:
+            return work()
+        finally:
+            pressed.disabled = False
+
+    context.in_background(do, then)
+
+
 def row(*children: widgets.Widget) -> widgets.Box:
     """Return widgets beside each other, on more lines where it is narrow."""
     made = widgets.Box(children)
     made.add_class("lab-row")
+    return made
+
+
+def fields(*children: widgets.Widget) -> widgets.Box:
+    """Return fields beside each other: a sentence below one of them does not push the others."""
+    made = row(*children)
+    made.add_class("lab-fields")
     return made
 
 
@@ -122,7 +145,7 @@ class Field:
     @property
     def wrong(self) -> str:
         """The sentence that is shown."""
-        return str(self._sentence.value)
+        return unescape(str(self._sentence.value))
 
     def say(self, sentence: str) -> None:
         """Show a sentence below the input; none for ``""``."""
@@ -169,6 +192,7 @@ class Tabs:
         shown: str = "",
         chosen: Callable[[str], Any] | None = None,
     ) -> None:
+        self._context = context
         self._make = make
         self._chosen = chosen
         self.name = shown if shown in labels else next(iter(labels))
@@ -185,7 +209,8 @@ class Tabs:
         self._fill()
 
     def show(self, name: str) -> None:
-        """Show the tab of a name, made anew."""
+        """Show the tab of a name, made anew; what was said of another one is over."""
+        self._context.say("")
         self.name = name
         self._fill()
         if self._chosen is not None:

@@ -23,6 +23,7 @@ from flautim_lab.jupyter.panel.parts import (
     row,
     text_input,
     title,
+    while_disabled,
 )
 from flautim_lab.jupyter.panel.people import MembersTab
 from flautim_lab.jupyter.panel.project_data import ProjectData
@@ -98,14 +99,14 @@ class _ExperimentsTab:
             icon="plus",
             kind="primary",
         )
-        new.layout.display = "" if work else "none"
         self._search = text_input(text("Search"), hint=text("name of an experiment"))
         self._archived = widgets.Checkbox(
             description=text("Archived ones too"), indent=False, layout={"width": "auto"}
         )
         self._code = CodeBox(context, self._as_code)
+        what = text("Members of the project make and run experiments; one of them may add you")
         self.widget = column(
-            row(new),
+            row(new) if work else html(escape(what), "lab-faint"),
             row(self._search, self._archived),
             self._list.widget,
             self._code.widget,
@@ -151,7 +152,7 @@ class _ExperimentsTab:
             run = button(
                 context,
                 text("Run"),
-                lambda: self._run(experiment),
+                lambda: self._run(experiment, run),
                 icon="play",
                 tip=text("Run {name}", name=name),
             )
@@ -172,10 +173,13 @@ class _ExperimentsTab:
         made.add_class("lab-item")
         return made
 
-    def _run(self, experiment: ExperimentVersion) -> None:
+    def _run(self, experiment: ExperimentVersion, pressed: widgets.Button) -> None:
         text = self._context.text
         self._context.say(text("{name} is being started…", name=experiment.name))
-        self._context.in_background(
+        # A start takes a while, and a second press would be a second run.
+        while_disabled(
+            self._context,
+            pressed,
             lambda: start_apart(experiment.ref),
             lambda run: self._context.go(Place("run", run, more=self._project)),
         )
@@ -267,7 +271,7 @@ class _ModelsTab:
 
     def _show(self, page: int) -> None:
         found = self._context.catalog.models(self._project, page=page, per_page=PER_PAGE)
-        none = self._context.text("No model here yet")
+        none = self._context.text("No model here yet; a new experiment takes one from a .py file")
         self._list.set([self._item(model) for model in found.items], found, none)
 
     def _item(self, model: ModelVersion) -> widgets.Widget:

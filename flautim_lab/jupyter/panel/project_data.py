@@ -64,9 +64,11 @@ class _Asking:
             options=[(_named(one), one.ref) for one in found],
             description=text("Experiment"),
             style=WIDE,
+            layout={"width": "auto", "max_width": "100%"},
         )
         self._note = text_input(text("Note"), hint=text("what it is for"), area=True)
         ask = button(context, text("Ask for its data"), self._ask, icon="envelope", kind="primary")
+        again = button(context, text("Look again"), self._look, icon="refresh")
         self._list = PagedList(context, self._show)
         self._code = CodeBox(context, self._as_code)
         none = text(
@@ -74,18 +76,22 @@ class _Asking:
             "the code"
         )
         form = (
-            [row(self._experiment), self._note, row(ask), self._code.widget]
+            [row(self._experiment), self._note, row(ask, again), self._code.widget]
             if found
             else [html(escape(none), "lab-faint")]
         )
         self.widget = column(*form, self._list.widget)
         self._show(1)
 
+    def _look(self) -> None:
+        self._show(self._list.page)
+
     def _ask(self) -> None:
         context = self._context
         asked = ask_for_data(self._experiment.value, note=self._note.value, catalog=context.catalog)
         named = ", ".join(each.dataset for each in asked)
         context.say(context.text("The owners of {names} were asked", names=named), "done")
+        self._note.value = ""
         self._show(1)
 
     def _show(self, page: int) -> None:

@@ -83,7 +83,7 @@ def _changed(text: Text, before: Code, after: Code) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _faint(words: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from flautim_lab.catalog.things import Answer, GrantRequest, RunUse
+from flautim_lab.errors import CatalogError, FlautimError
 from flautim_lab.jupyter.panel import code
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.parts import (
@@ -51,6 +52,14 @@ def end_of(day: datetime.date | None) -> float | None:
     if day is None:
         return None
     return datetime.datetime.combine(day, datetime.time(23, 59, 59)).timestamp()
+
+
+def check_end(text: Text, day: datetime.date | None) -> None:
+    """Refuse a day on which a grant would have ended already."""
+    if day is not None and day < datetime.date.today():
+        raise CatalogError(
+            text("A grant until {day} would be over already; choose a day to come", day=day)
+        )
 
 
 class RequestsTab:
@@ -158,6 +167,8 @@ class _Request:
         if whole.answer is Answer.WAITING:
             self._until = widgets.DatePicker(description=text("until"), style=WIDE)
             self._reason = text_input(text("Reason"), hint=text("of a refusal"))
+            self._wrong = html("", "lab-wrong")
+            self._wrong.layout.display = "none"
             project = whole.project
             parts += [
                 row(
@@ -180,6 +191,7 @@ class _Request:
                     self._reason,
                     button(context, text("Refuse"), lambda: self._answer(Answer.NO), icon="times"),
                 ),
+                self._wrong,
             ]
         self._place.children = tuple(parts)
 
@@ -187,16 +199,24 @@ class _Request:
         refill(self._place, [])
 
     def _answer(self, answer: Answer) -> None:
-        refused = answer is Answer.NO
-        told = self._context.catalog.answer_request(
-            self._request.id,
-            answer,
-            until=None if refused else end_of(self._until.value),
-            reason=self._reason.value if refused else "",
-        )
-        self._context.say(
-            f"{told.dataset} → {told.project}: {answer_in_words(self._context.text, told)}", "done"
-        )
+        """Answer it; what is wrong is said beside the buttons, far below the panel's head."""
+        refused, text = answer is Answer.NO, self._context.text
+        try:
+            if refused and not self._reason.value.strip():
+                raise CatalogError(text("Give a reason; who asked reads it"))
+            if not refused:
+                check_end(text, self._until.value)
+            told = self._context.catalog.answer_request(
+                self._request.id,
+                answer,
+                until=None if refused else end_of(self._until.value),
+                reason=self._reason.value if refused else "",
+            )
+        except FlautimError as error:
+            self._wrong.value = escape(text.sentence(error))
+            self._wrong.layout.display = ""
+            return
+        self._context.say(f"{told.dataset} → {told.project}: {answer_in_words(text, told)}", "done")
         self._answered()
 
 
@@ -265,13 +285,22 @@ class _AuditList:
             "asked for": text("asked for"),
             "granted": text("granted"),
             "ended a grant": text("ended a grant"),
-            "refused": text("refused"),
+            "refused": text("refused a request for"),
             "ran": text("ran"),
-            "stopped": text("stopped"),
+            "stopped": text("asked for the end of"),
             "registered": text("registered"),
             "withdrew": text("withdrew"),
             "published": text("published"),
             "no longer published": text("no longer published"),
+        }
+        self._details = {
+            "code": text("code"),
+            "dataset": text("dataset"),
+            "project": text("project"),
+            "reason": text("reason"),
+            "request": text("request"),
+            "rows": text("rows"),
+            "until": text("until"),
         }
         self._list = html("")
         self._pager = Pager(context, self.show)
@@ -290,7 +319,7 @@ class _AuditList:
                 self._words.get(each.action, each.action),
                 each.about,
                 " · ".join(
-                    f"{name} {value[:12] if name == 'code' else value}"
+                    f"{self._details.get(name, name)} {self._told(name, value)}"
                     for name, value in each.details.items()
                     if value not in ("", None)
                 ),
@@ -301,3 +330,11 @@ class _AuditList:
         none = f"<span class='lab-faint'>{escape(text('Nothing yet'))}</span>"
         self._list.value = table(heads, rows) if rows else none
         self._pager.set(found.page, found.pages, found.total)
+
+    def _told(self, name: str, value: Any) -> str:
+        """Return a detail of an entry as it is read."""
+        if name == "until":
+            return moment(self._context.text, value)
+        if name == "code":
+            return self._context.text("any") if value == "any" else str(value)[:12]
+        return str(value)

@@ -80,7 +80,9 @@ class LogTab:
             lines = [text("Nothing was said yet")]
         elif len(chosen) > SHOWN:
             lines.insert(0, text("… {n} entries before these", n=len(chosen) - SHOWN))
-        self._words.value = f"<pre class='lab-log' tabindex='0'>{escape(chr(10).join(lines))}</pre>"
+        words = escape("\n".join(lines))
+        # One child in a box that fills from below: its last lines are in sight.
+        self._words.value = f"<pre class='lab-log' tabindex='0'><span>{words}</span></pre>"
 
 
 def _level_of(event: Event) -> str:

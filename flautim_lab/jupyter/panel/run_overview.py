@@ -56,7 +56,7 @@ class OverviewTab:
             facts += [
                 (text("Experiment"), link.experiment),
                 (text("Model"), link.model),
-                (text("Dataset"), link.dataset),
+                (text("Dataset"), ", ".join((link.dataset, *link.more_datasets))),
                 (text("Started by"), link.started_by),
             ]
         self._facts.value = table([], [list(fact) for fact in facts if fact[1]])

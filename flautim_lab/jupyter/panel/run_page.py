@@ -23,6 +23,7 @@ from flautim_lab.jupyter.panel.parts import (
     column,
     html,
     row,
+    while_disabled,
 )
 from flautim_lab.jupyter.panel.run_log import LogTab
 from flautim_lab.jupyter.panel.run_outputs import ModelsTab, OutputsTab
@@ -58,11 +59,12 @@ class RunPage:
         self._run: Run = attach(place.ref)
         self._link = self._find_link()
         self._progress = self._run.progress()
+        self._seen_end = False
         self._tab: RunTab | None = None
         self._closed = threading.Event()
         self._head = html("")
         self._stop = button(context, text("Stop"), self._ask_stop, icon="stop")
-        again = button(context, text("Run again"), self._again, icon="repeat")
+        self._more = again = button(context, text("Run again"), self._again, icon="repeat")
         clone = button(context, text("Clone"), self._clone, icon="copy")
         for each in (again, clone):
             each.layout.display = "" if self._link else "none"
@@ -109,6 +111,16 @@ class RunPage:
             return self._context.catalog.run(self._run.id)
         return None  # it was started in a cell
 
+    def _who_stopped(self) -> str:
+        """Return which data owner asked for the end, if one did; looked up once it has ended."""
+        if not self._progress.status.ended or self._link is None:
+            return ""
+        if not self._seen_end:
+            self._seen_end = True
+            self._link = self._find_link() or self._link
+        user, text = self._link.stop_asked_by, self._context.text
+        return text("its end was asked for by a data owner, {user}", user=user) if user else ""
+
     def _follow(self) -> None:
         """Look again and again until the run has ended; this is the thread."""
         pause = LOOK_SECONDS
@@ -141,7 +153,8 @@ class RunPage:
         ]
         if progress.seconds_left is not None:
             facts.append(text("about {time} left", time=duration(progress.seconds_left)))
-        notes = [one for one in (progress.message, progress.waiting, *progress.alarms) if one]
+        said = (progress.message, self._who_stopped(), progress.waiting, *progress.alarms)
+        notes = [text.sentence(one) for one in said if one]
         self._head.value = (
             f"<div class='lab-big'>{escape(self._run.name)} <span style='background:{color};"
             "color:#fff;border-radius:9px;padding:1px 9px;font-size:13px'>"
@@ -165,7 +178,9 @@ class RunPage:
             return
         self._context.say(text("{name} is being started…", name=self._run.name))
         more = self._place.more or link.project
-        self._context.in_background(
+        while_disabled(
+            self._context,
+            self._more,
             lambda: start_apart(link.experiment),
             lambda run: self._context.go(Place("run", run, more=more)),
         )

@@ -11,7 +11,7 @@ from flautim_lab.experiment import settings as checks
 from flautim_lab.experiment.partition import Partition
 from flautim_lab.experiment.strategies import INNER, STRATEGIES, check_argument
 from flautim_lab.jupyter.panel.arguments import as_typed, hint, keywords, number
-from flautim_lab.jupyter.panel.parts import WIDE, Field, column, refill, row
+from flautim_lab.jupyter.panel.parts import WIDE, Field, column, fields, refill, row
 from flautim_lab.jupyter.panel.text import Text
 from flautim_lab.runners.launch import RUNNERS
 
@@ -71,7 +71,7 @@ class SettingsForm:
             text("wraps"), [name for name, facts in STRATEGIES.items() if facts.plain_mean]
         )
         self._strategy_args: dict[str, Field] = {}
-        self._strategy_box = row()
+        self._strategy_box = fields()
         self._partition = _dropdown(
             text("Partition"),
             [
@@ -105,8 +105,8 @@ class SettingsForm:
         more = widgets.Accordion(
             [
                 column(
-                    row(*(self._numbers[n].widget for n in ("local_epochs", "batch_size"))),
-                    row(self._optimizer, self._numbers["validation"].widget),
+                    fields(*(self._numbers[n].widget for n in ("local_epochs", "batch_size"))),
+                    fields(self._optimizer, self._numbers["validation"].widget),
                     row(self._numbers["seed"].widget),
                     self._model_args.widget,
                     self._dataset_args.widget,
@@ -118,8 +118,8 @@ class SettingsForm:
         self.widget = column(
             row(self._strategy, self._inner),
             self._strategy_box,
-            row(*(self._numbers[n].widget for n in ("clients", "rounds", "lr"))),
-            row(self._partition, self._alpha.widget, self._column),
+            fields(*(self._numbers[n].widget for n in ("clients", "rounds", "lr"))),
+            fields(self._partition, self._alpha.widget, self._column),
             row(self._on),
             more,
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from types import MappingProxyType
 
 import ipywidgets as widgets
 import pytest
 
 import flautim_lab as lab
+from flautim_lab.catalog.asking import ask_for_data
 from flautim_lab.catalog.local import Actor, LocalCatalog
 from flautim_lab.catalog.opening import database
 from flautim_lab.catalog.things import Role
 from flautim_lab.jupyter.panel.context import Place
+from flautim_lab.runners.saved import start_apart
 from tests.federations import iris_frame
 from tests.jupyter.panel.driver import Driver
 
@@ -381,6 +385,66 @@ def test_the_form_changes_with_the_strategy_and_the_partition(drive, home):
     assert not drive.all(widgets.Text, "beta_1")
     drive.set("Partition", "by_column")
     assert drive.get("Column").options == tuple(iris_frame().columns)
+
+
+def test_what_is_refused_is_said_where_it_was_pressed_and_is_not_kept(drive, home):
+    flowers(drive.panel.catalog, home)
+    drive.panel.go(Place("new experiment", "local/flowers"))
+    drive.press("Save")
+    assert drive.words.count("the name of the experiment is empty") == 2  # by the button, too
+    label = "Hyperparameters (.py, .toml, .yaml, .json)"
+    drive.upload(label, "good.toml", "rounds = 4")
+    assert "open('good.toml')" in drive.code[-1]
+    drive.upload(label, "bad.toml", "roundz = 4")
+    assert "did you mean 'rounds'?" in drive.words
+    assert "bad.toml')" not in drive.code[-1]
+    assert drive.get("Rounds").value == "4"
+
+
+# --- data of others ---------------------------------------------------------------------------
+
+
+def test_a_data_owner_answers_a_request(drivers, home):
+    root = LocalCatalog(database(), Actor("root", alone=True))
+    for key in ("ufmg", "ifnmg"):
+        root.add_institution(key.upper(), key=key)
+    LocalCatalog(database(), Actor("root", platform_admin=True)).set_roles(
+        "ifnmg", "bruno", [Role.DATA_OWNER]
+    )
+    iris_frame().to_csv(home / "iris.csv", index=False)
+    lab.register_dataset(
+        "ifnmg", home / "iris.csv", target="species", name="Iris", key="iris", catalog=root
+    )
+    root.change_dataset("ifnmg/iris", published=True)
+    ana = LocalCatalog(database(), Actor("ana", institutions=frozenset({"ufmg"})))
+    ana.add_project("ufmg", "Flowers")
+    model = ana.save_model("ufmg/flowers", "Net", source=NET, class_name="Net")
+    saved = ana.save_experiment(
+        "ufmg/flowers", "First", model=model.ref, dataset="ifnmg/iris", settings={"rounds": 2}
+    )
+    with pytest.raises(lab.NotAllowedError, match="ask its owners for it"):
+        start_apart(saved.ref)
+    ask_for_data(saved.ref, catalog=ana)
+
+    bruno = drivers("bruno")
+    bruno.panel.go(Place("institution", "ifnmg"))
+    assert "1 request for data waits for an answer" in bruno.words
+    bruno.press("Data requests")
+    bruno.press("Read the code of ufmg/flowers")
+    bruno.press("Refuse")
+    assert "Give a reason" in bruno.words
+    today = datetime.date.today()
+    bruno.set("until", today - datetime.timedelta(days=1))
+    bruno.press("Grant this code")
+    assert "would be over already" in bruno.words
+    assert ana.grant_requests(project="ufmg/flowers", waiting=True).total == 1
+    bruno.set("until", today)
+    bruno.press("Grant this code")
+    assert "granted for this code by bruno" in bruno.words
+    assert f"until {today} 23:59" in bruno.words  # in the audit
+    bruno.press("Datasets")
+    assert "granted for this code" not in bruno.words  # said of another tab
+    assert re.search(r"ufmg/flowers\s+code [0-9a-f]{12}", bruno.words)
 
 
 # --- roles ------------------------------------------------------------------------------------

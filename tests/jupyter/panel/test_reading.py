@@ -57,7 +57,7 @@ def test_what_is_new_since_the_last_yes():
     shown, (changed, counted, _) = read(now, BEFORE)
     assert cells(changed)[1:] == [
         ["Where the model is", "a.py:Net", "a.py:Net.other"],
-        ["Where the model is", "a.py"],
+        ["Where the model is", "–", "a.py"],
         ["centralized", "false", "0"],
         ["validation", "0.2", "0.9"],
     ]

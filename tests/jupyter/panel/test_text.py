@@ -147,6 +147,7 @@ def experiment(**chosen):
         ),
         (lambda: check_name(" "), r"falta o nome \(experimento\); dê pelo menos uma letra"),
         (lambda: check_name("a\tb"), r"o nome 'a\\tb' \(experimento\) contém .*"),
+        (lambda: settings.positive(float("inf"), "lr"), "lr deve ser um número finito, e não inf"),
         (lambda: check_cnpj("12"), "'12' não é um CNPJ: .*"),
         (
             lambda: check_cnpj("17.217.985/0001-05"),
