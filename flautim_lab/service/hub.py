@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jupyterhub.services.auth import HubAuth
 from tornado.web import HTTPError
@@ -68,7 +69,7 @@ class Hub:
         if scheme.lower() not in ("token", "bearer") or not 0 < len(token) <= LONGEST_TOKEN:
             raise Unknown(401, "send the Hub's token as 'Authorization: token ...'")
         try:
-            user = await self._auth.user_for_token(token, sync=False)
+            user = await self._user(token)
         except HTTPError as error:
             raise Unknown(503, "the Hub does not answer; try again in a moment") from error
         if not user or user.get("kind") != "user":
@@ -79,3 +80,25 @@ class Hub:
             raise Unknown(403, f"this token may not be used here; it needs the scope {SCOPE}")
         mine = {key: self._institutions[key] for key in user["groups"] if key in self._institutions}
         return Caller(user["name"], bool(user.get("admin")), mine)
+
+    async def _user(self, token: str) -> dict[str, Any] | None:
+        """Return what the Hub knows of a token; None where it does not know it.
+
+        A Hub whose database is away knows no token, this service's own neither.
+
+        Raises
+        ------
+        HTTPError, Unknown
+        """
+        user: dict[str, Any] | None = await self._auth.user_for_token(token, sync=False)
+        if user is not None:
+            return user
+        own = self._auth.api_token
+        if await self._auth.user_for_token(own, use_cache=False, sync=False) is None:
+            self._auth.cache.clear()  # what was remembered of the last minute may be wrong
+            raise Unknown(503, "the Hub does not know anybody now; try again in a moment")
+        # It may have been away for the first question alone.
+        user = await self._auth.user_for_token(token, use_cache=False, sync=False)
+        if user is not None:
+            self._auth.cache.clear()
+        return user
