@@ -25,7 +25,9 @@ from flautim_lab.runners.keep import keep_model
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
-from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.numerics import make_plan, pick_device
+from flautim_lab.training.pool_worker import Job
+from flautim_lab.training.process_trial import ProcessTrial
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import Strategy, client_mods
 
@@ -111,8 +113,18 @@ class LocalExecution:
         device = pick_device(experiment.device)
         deadline = Deadline(self._stop.is_set)
         host = ClientHost(experiment, device, deadline.check)
-        app = make_client_app(host, client_mods(self._strategy))
+        mods = client_mods(self._strategy)
+        app = make_client_app(host, mods)
         server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
+        processes = None
+        if self._workers == "auto" and device.type == "cpu" and host.engine.name == "loop":
+            # For models that are big enough; what a cohort computes is too small for a process.
+            processes = ProcessTrial(
+                Job(experiment, mods, make_plan(experiment, device)),
+                experiment.rounds,
+                self._log,
+                lambda slot, used: server.usage.add(f"client-{slot}", used),
+            )
         grid = self._grid = LocalGrid(
             app,
             len(experiment.splits),
@@ -122,6 +134,7 @@ class LocalExecution:
             log=self._log,
             blocks=functools.partial(host.engine.blocks, experiment),
             prepare=host.cohorts.prepare,
+            processes=processes,
         )
         try:
             serve(server, grid)
