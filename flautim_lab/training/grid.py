@@ -217,25 +217,27 @@ class LocalGrid(ClientGrid):
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
             of_client = {message.metadata.dst_node_id: message for message in asked}
-            in_processes = self._in_processes(asked, order, timeout)
-            if in_processes is not None:
-                if training and self._processes is not None:
-                    self._processes.judge(time.perf_counter() - begin)
-                return in_processes
-            blocks = in_blocks(of_client, self._blocks)
-            parts = [[of_client[client] for client in block] for block in blocks]
-            if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
-                self.sent()
-                answers = [self._answer_block(part, order) for part in parts]
-            else:
-                answers = self._on_threads(parts, order, timeout)
-            replies = [reply for part in answers for reply in part]
-            replies.sort(key=lambda reply: reply.metadata.src_node_id)
+            replies = self._in_processes(asked, order, timeout)
+            if replies is None:
+                blocks = in_blocks(of_client, self._blocks)
+                parts = [[of_client[client] for client in block] for block in blocks]
+                if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
+                    self.sent()
+                    answers = [self._answer_block(part, order) for part in parts]
+                else:
+                    answers = self._on_threads(parts, order, timeout)
+                replies = [reply for part in answers for reply in part]
+                replies.sort(key=lambda reply: reply.metadata.src_node_id)
+                if trial is not None and len(parts) < self.workers:
+                    trial = None
         finally:
             self._deadline.end()
             self._waiting.over()
-        if trial is not None and len(parts) >= self.workers:
-            self._judge(trial, time.perf_counter() - begin, asked[0].content)
+        seconds = time.perf_counter() - begin
+        if training and self._processes is not None:
+            self._processes.judge(seconds)
+        if trial is not None:
+            self._judge(trial, seconds, asked[0].content)
         return replies
 
     def tell(self) -> None:

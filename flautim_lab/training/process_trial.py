@@ -24,6 +24,7 @@ from flautim_lab.training.worker_pool import PoolLostError, WorkerPool
 
 __all__ = ["ProcessTrial", "why_not"]
 
+TRIAL = (True, True, False, True, False)  # which rounds of it are in processes
 START_SECONDS = 6.0  # of all cores, until processes are there and warm
 _GATHERS = (list, dict, set, bytearray)  # what code may write into without setting a name
 
@@ -54,9 +55,10 @@ class ProcessTrial:
         self._rounds = rounds
         self._log = log
         self._used = used
-        self._best = 0.0
         self._pool: WorkerPool | None = None
-        self._tried: int | None = 0  # rounds of training in processes; None: they are kept
+        self._ready = False
+        # Seconds of the rounds of the trial, one after another; None when it is over.
+        self._trial: list[float] | None = []
 
     def consider(self, alone: float, best: float, done: int, content: RecordDict) -> None:
         """Start processes if they promise to pay.
@@ -74,14 +76,13 @@ class ProcessTrial:
         if workers < 2:
             return
         gain = best - alone / workers
-        left = self._rounds - done - 1  # one is to see how long it takes
+        left = self._rounds - done - len(TRIAL)
         if gain < (1 - WORTH_IT) * best or gain * left < START_SECONDS:
             return
         reason = why_not(self._job.experiment)
         if reason:
             self._log(f"clients stay in the kernel's process: {reason}")
             return
-        self._best = best
         try:
             self._pool = WorkerPool(self._job, content, workers, self._log, self._used)
         except PoolLostError as error:
@@ -92,10 +93,11 @@ class ProcessTrial:
         if self._pool is None:
             return False
         try:
-            return self._pool.ready()
+            self._ready = self._pool.ready()
         except PoolLostError as error:
             self._lost(error)
             return False
+        return self._ready and (self._trial is None or TRIAL[len(self._trial)])
 
     def answer(self, messages: Sequence[Message], order: int, **how: Any) -> list[Message] | None:
         """Return the answers of worker processes (:meth:`WorkerPool.answer`); None without any."""
@@ -108,15 +110,21 @@ class ProcessTrial:
             return None
 
     def judge(self, seconds: float) -> None:
-        """Keep the processes if a round of training with them was faster; the first warms up."""
-        if self._tried is None or self._pool is None:
+        """Count a round of training; after the last of the trial, keep what was faster.
+
+        The two take turns, so that what else the machine does slows both.
+        """
+        if self._pool is None or not self._ready or self._trial is None:
             return
-        self._tried += 1
-        if self._tried < 2:
+        self._trial.append(seconds)
+        if len(self._trial) < len(TRIAL):
             return
-        self._tried = None
-        compared = f"{seconds:.2g} s a round, {self._best:.2g} s without"
-        if seconds < WORTH_IT * self._best:
+        of = {True: 0.0, False: 0.0}
+        for apart, taken in list(zip(TRIAL, self._trial, strict=True))[1:]:  # the first warms up
+            of[apart] += taken / TRIAL[1:].count(apart)
+        self._trial = None
+        compared = f"{of[True]:.2g} s a round, {of[False]:.2g} s without"
+        if of[True] < WORTH_IT * of[False]:
             number = len(self._pool.processes)
             self._log(f"clients train in {number} worker processes from here on: {compared}")
         else:

@@ -40,8 +40,7 @@ class Own(nn.Module):
 
 class Judged(process_trial.ProcessTrial):
     def judge(self, seconds):
-        self._best = 1000.0
-        super().judge(seconds)
+        super().judge(1.0 if self.at_hand() else 1000.0)
 
     def consider(self, alone, best, done, content):
         super().consider(alone, alone, done, content)

@@ -225,6 +225,7 @@ def test_a_client_whose_worker_dies_three_times_is_told_so_and_the_others_answer
 def test_a_grid_asks_worker_processes_where_they_pay(here, monkeypatch):
     monkeypatch.setattr("flautim_lab.training.process_trial.WorkerPool", lambda *_: here.pool)
     monkeypatch.setattr("flautim_lab.training.process_trial.usable_cores", lambda: 2)
+    monkeypatch.setattr(here.pool, "close", lambda: None)
     job = Job(here.made, [], make_plan(here.made, CPU))
     deadline = Deadline(lambda: False)
     trial = ProcessTrial(job, 100, here.lines.append)
@@ -233,12 +234,13 @@ def test_a_grid_asks_worker_processes_where_they_pay(here, monkeypatch):
     content, sent, before = here.content(), [], len(here.used)
     trial.consider(10.0, 10.0, 3, content)
     grid.sent = lambda: sent.append(1)
-    for _ in range(2):
+    for _ in range(5):
         replies = grid.send_and_receive(Message(content, n, "train") for n in (2, 0, 3, 1))
         assert numbers(replies) == numbers(here.in_the_kernel())
-    assert len(here.used) == before + 2 * CLIENTS
-    assert sent == [1, 1]
-    assert here.lines[0].startswith("clients train in 2 worker processes from here on: ")
+    assert len(here.used) == before + 3 * CLIENTS  # two of the rounds were in the kernel
+    assert sent == [1] * 5
+    assert len(here.lines) == 1  # whichever was faster
+    trial._pool, trial._trial = here.pool, None
     (here.folder / f"hang {here.pool.processes[0]}").touch()
     late = grid.send_and_receive((Message(content, n, "train") for n in (0, 1)), timeout=0.1)
     assert len(late) == 1
