@@ -1,7 +1,7 @@
 """The ``local`` runner: a federation inside the kernel, in threads of its own.
 
-No Ray, no sockets, no processes: it starts in well under a second and keeps each client's data
-loaded between rounds. It survives an exception in a client and a keyboard interrupt; it does not
+No Ray, no servers: it starts in well under a second and keeps each client's data loaded between
+rounds. In a long run of a big model, processes of the kernel's own help. It survives an exception in a client and a keyboard interrupt; it does not
 survive its kernel, and is then recorded as interrupted.
 """
 
@@ -50,7 +50,8 @@ class LocalExecution:
     run_id : str
         A run that ``records`` already holds.
     workers : int or "auto"
-        Threads that train clients at once; the numbers do not depend on it.
+        Threads that train clients at once; the numbers do not depend on it. ``auto`` measures
+        what is faster: one, as many as there are cores, or as many processes.
     """
 
     def __init__(

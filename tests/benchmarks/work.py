@@ -5,6 +5,7 @@ Imports neither Flautim Lab nor Flower, so that a peer is not slowed down by wha
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,13 @@ IRIS = Work(
     "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
 )
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
+# Long enough that worker processes are tried.
+LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=30)
 FLUTE = Work(
     "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
 )
 CROWD = Work("crowd", "IrisNet", clients=1000, rounds=5, batch_size=10, lr=0.05)
-WORKS = {work.name: work for work in (IRIS, LENET, FLUTE, CROWD)}
+WORKS = {work.name: work for work in (IRIS, LENET, LENET_LONG, FLUTE, CROWD)}
 
 
 def usable_cores() -> int:
