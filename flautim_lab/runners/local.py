@@ -1,8 +1,9 @@
 """The ``local`` runner: a federation inside the kernel, in threads of its own.
 
 No Ray, no servers: it starts in well under a second and keeps each client's data loaded between
-rounds. In a long run of a big model, processes of the kernel's own help. It survives an exception in a client and a keyboard interrupt; it does not
-survive its kernel, and is then recorded as interrupted.
+rounds. In a long run of a big model, processes of the kernel's own help. It survives an exception
+in a client and a keyboard interrupt; it does not survive its kernel, and is then recorded as
+interrupted.
 """
 
 from __future__ import annotations

@@ -32,7 +32,6 @@ _FORK, _END = b"f", b"e"
 _BEGIN = "from flautim_lab.training.pool_template import begin; begin()"
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOOK_SECONDS = 0.005
-_CLOSE_SECONDS = 1.0
 
 
 class TemplateLostError(OSError):
@@ -106,12 +105,12 @@ class Template:
             raise TemplateLostError("the process that starts them has died") from error
         return code
 
-    def close(self) -> None:
-        """End it, and the workers that it has started and nobody has ended."""
+    def close(self, seconds: float = 0.0) -> None:
+        """End it and the workers that nobody has ended; kill it after so many seconds."""
         self._control.close()
         try:
-            self._process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:  # it still loads what it needs
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 

@@ -208,7 +208,8 @@ class WorkerPool:
                     code = self._template.end(worker.pid, max(end - time.monotonic(), 0.0))
                     if code == -signal.SIGKILL and worker.busy:
                         self._log("a client did not end when the run did, and was ended")
-            self._template.close()
+            # One that still loads what it needs has no workers yet.
+            self._template.close(GOODBYE_SECONDS if any(w.pid for w in self._workers) else 0.0)
         for worker in self._workers:
             worker.connection.close()
         self._workers, self._template = [], None
