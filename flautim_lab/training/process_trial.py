@@ -25,7 +25,7 @@ from flautim_lab.training.worker_pool import PoolLostError, WorkerPool
 __all__ = ["ProcessTrial", "why_not"]
 
 TRIAL = (True, True, False, True, False)  # which rounds of it are in processes
-START_SECONDS = 6.0  # of all cores, until processes are there and warm
+START_SECONDS = 4.0  # of all cores, until processes are there and warm
 _GATHERS = (list, dict, set, bytearray)  # what code may write into without setting a name
 
 

@@ -106,7 +106,7 @@ IRIS = Work(
 )
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
 # Long enough that worker processes are tried.
-LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=30)
+LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=40)
 FLUTE = Work(
     "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
 )
