@@ -29,7 +29,12 @@ __all__ = ["Template", "TemplateLostError", "begin"]
 _REQUEST = struct.Struct("<cqd")
 _CODE = struct.Struct("<q")
 _FORK, _END = b"f", b"e"
-_BEGIN = "from flautim_lab.training.pool_template import begin; begin()"
+# Bound to its kernel before it loads torch, which takes seconds.
+_BEGIN = (
+    "import sys; from flautim_lab.training.orphans import die_with_parent; "
+    "die_with_parent(int(sys.argv[1])); "
+    "from flautim_lab.training.pool_template import begin; begin()"
+)
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOOK_SECONDS = 0.005
 
@@ -56,13 +61,13 @@ class Template:
         self._control, theirs = socket.socketpair()
         with theirs:
             numbers = [theirs.fileno(), *(memory.number for memory in shared)]
-            sizes = [memory.size for memory in shared]
+            told = [os.getpid(), *numbers, *(memory.size for memory in shared)]
             environment = dict.fromkeys(_ONE_THREAD, "1")
             # This package is found where it was found here; the job brings the rest of the path.
             environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                    [sys.executable, "-u", "-P", "-c", _BEGIN, *map(str, [*numbers, *sizes])],
+                    [sys.executable, "-u", "-P", "-c", _BEGIN, *map(str, told)],
                     stdin=subprocess.DEVNULL,
                     pass_fds=numbers,
                     env={**os.environ, **environment},
@@ -119,9 +124,7 @@ def begin() -> None:
     """Be a template: fork workers until the kernel asks for no more, or is gone."""
     # Ctrl-C is for the kernel, which tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kernel = os.getppid()
-    number, job, round_, job_size, round_size = map(int, sys.argv[1:])
-    die_with_parent(kernel)
+    number, job, round_, job_size, round_size = map(int, sys.argv[2:])
 
     from torch import _dynamo  # noqa: F401 - a second, at the first use of an optimizer
 
