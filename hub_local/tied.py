@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from flautim_lab.runners.orphans import die_with_parent
+from flautim_lab.training.orphans import die_with_parent
 
 
 def main() -> None:

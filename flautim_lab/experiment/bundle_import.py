@@ -30,6 +30,19 @@ def files_of(bundle: str) -> Mapping[str, str]:
     return _files[bundle]
 
 
+def bundles() -> dict[str, dict[str, str]]:
+    """Return the files of all bundles that were imported here, for another process."""
+    return {root: dict(files) for root, files in _files.items()}
+
+
+def use_bundles(known: Mapping[str, Mapping[str, str]]) -> None:
+    """Let modules of bundles be found that another process has imported."""
+    for root, files in known.items():
+        _files.setdefault(root, files)
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
 def import_file(digest: str, files: Mapping[str, str], path: str) -> ModuleType:
     """Return the module of one file, executed the first time it is asked for.
 
@@ -43,9 +56,7 @@ def import_file(digest: str, files: Mapping[str, str], path: str) -> ModuleType:
         The file: ``pkg/mod.py``.
     """
     root = BUNDLE_PREFIX + digest[:16]
-    _files.setdefault(root, files)
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    use_bundles({root: files})
     dotted = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     return importlib.import_module(f"{root}.{dotted}")
 

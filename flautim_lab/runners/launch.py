@@ -56,7 +56,7 @@ def run(
         Another name than the experiment's.
     workers : int or "auto"
         How many clients train at once. The numbers do not depend on it; ``auto`` uses all cores
-        where that is faster.
+        where that is faster, in the kernel as threads or, for big models, as processes.
     chaos : callable, optional
         Plans faults, on ``processes`` and ``cluster``: called with the run's :class:`Chaos` before
         anything starts, as in ``chaos=lambda chaos: chaos.kill("server", round=3)``.

@@ -1,8 +1,9 @@
 """The ``local`` runner: a federation inside the kernel, in threads of its own.
 
-No Ray, no sockets, no processes: it starts in well under a second and keeps each client's data
-loaded between rounds. It survives an exception in a client and a keyboard interrupt; it does not
-survive its kernel, and is then recorded as interrupted.
+No Ray, no servers: it starts in well under a second and keeps each client's data loaded between
+rounds. In a long run of a big model, processes of the kernel's own help. It survives an exception
+in a client and a keyboard interrupt; it does not survive its kernel, and is then recorded as
+interrupted.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from flautim_lab.runners.keep import keep_model
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
-from flautim_lab.training.numerics import pick_device
+from flautim_lab.training.numerics import make_plan, pick_device
+from flautim_lab.training.pool_worker import Job
 from flautim_lab.training.pooling import takes_means
+from flautim_lab.training.process_trial import ProcessTrial
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import Strategy, client_mods
 from flautim_lab.training.usage import RoundUsage
@@ -50,7 +53,8 @@ class LocalExecution:
     run_id : str
         A run that ``records`` already holds.
     workers : int or "auto"
-        Threads that train clients at once; the numbers do not depend on it.
+        Threads that train clients at once; the numbers do not depend on it. ``auto`` measures
+        what is faster: one, as many as there are cores, or as many processes.
     """
 
     def __init__(
@@ -113,9 +117,19 @@ class LocalExecution:
         device = pick_device(experiment.device)
         deadline = Deadline(self._stop.is_set)
         host = ClientHost(experiment, device, deadline.check, takes_means(experiment))
-        app = make_client_app(host, client_mods(self._strategy))
+        mods = client_mods(self._strategy)
+        app = make_client_app(host, mods)
         server = Server(experiment, self._strategy, self._recorder, self._stop.is_set)
         server.usage = RoundUsage("kernel", host.times)
+        processes = None
+        if self._workers == "auto" and device.type == "cpu" and host.engine.name == "loop":
+            # For models that are big enough; what a cohort computes is too small for a process.
+            processes = ProcessTrial(
+                Job(experiment, mods, make_plan(experiment, device)),
+                experiment.rounds,
+                self._log,
+                lambda slot, used: server.usage.add(f"client-{slot}", used),
+            )
         grid = self._grid = LocalGrid(
             app,
             len(experiment.splits),
@@ -125,6 +139,7 @@ class LocalExecution:
             log=self._log,
             blocks=functools.partial(host.engine.blocks, experiment),
             prepare=host.cohorts.prepare,
+            processes=processes,
         )
         try:
             serve(server, grid)

@@ -36,8 +36,8 @@ from flautim_lab.errors import ExecutionError, NotebookError, RecordsError
 from flautim_lab.home import home
 from flautim_lab.records.event import RunRecord, RunStatus
 from flautim_lab.records.store import Records
-from flautim_lab.runners.orphans import die_with_parent
 from flautim_lab.runners.parameters import check_parameters, find_notebook, read_notebook
+from flautim_lab.training.orphans import die_with_parent
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
 LOOK_SECONDS = 0.5

@@ -29,7 +29,7 @@ from flautim_lab.experiment.home_dataset import HomeDataset, on_a_volume
 from flautim_lab.experiment.model_copy import copy_model
 from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.streams import PrivateGlobals, PrivateRandom, stream, stream_seed
-from flautim_lab.training import weights
+from flautim_lab.training import flower, weights
 from flautim_lab.training.at_home import PRINTED, how_much, words_of
 from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
@@ -314,6 +314,17 @@ def make_client_app(host: ClientHost, mods: list[Mod]) -> ClientApp:
             return _noted(host, host.query, message, context)
 
     return app
+
+
+def make_context(client: int, clients: int) -> Context:
+    """Return the context in which one of so many clients is asked."""
+    return Context(
+        run_id=flower.RUN_NUMBER,
+        node_id=client,
+        node_config={CLIENT: client, "num-partitions": clients},
+        state=RecordDict(),
+        run_config={},
+    )
 
 
 def _noted(

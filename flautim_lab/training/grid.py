@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
@@ -31,8 +31,12 @@ from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
 from flautim_lab.training.pooling import members_of
 
-# Several threads are kept when a round with them takes less than this share of one without:
-# below it, Python's interpreter lock eats what the second core gives.
+if TYPE_CHECKING:
+    from flautim_lab.training.process_trial import ProcessTrial
+
+# Several threads, or processes, are kept when a round with them takes less than this share of one
+# without: below it, Python's interpreter lock, or the way between processes, eats what the second
+# core gives.
 WORTH_IT = 0.9
 LOOK_SECONDS = 0.25
 GOODBYE_SECONDS = 2.0
@@ -145,6 +149,8 @@ class LocalGrid(ClientGrid):
     prepare : callable, optional
         Gets the type of a block's messages, their content, and the clients, before the app is
         called for each of them; what it returns answers for some of them together.
+    processes : ProcessTrial, optional
+        Answers instead where worker processes pay.
     """
 
     def __init__(
@@ -158,8 +164,11 @@ class LocalGrid(ClientGrid):
         log: Callable[[str], None] = lambda _line: None,
         blocks: Blocks = one_by_one,
         prepare: Prepare | None = None,
+        processes: ProcessTrial | None = None,
     ) -> None:
         self._app = app
+        self._processes = processes
+        self._rounds = 0  # of training
         self._blocks = blocks
         self._prepare = prepare
         super().__init__(clients)
@@ -192,26 +201,35 @@ class LocalGrid(ClientGrid):
         """
         asked = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         order = self._deadline.begin(message.metadata.dst_node_id for message in asked)
-        trial = self._trial if _is_training(asked) and timeout is None else None
+        training = _is_training(asked)
+        self._rounds += training
+        trial = self._trial if training and timeout is None else None
         begin = time.perf_counter()
         self._missing = {message.metadata.dst_node_id for message in asked}
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
             of_client = {message.metadata.dst_node_id: message for message in asked}
-            blocks = in_blocks(of_client, self._blocks)
-            parts = [[of_client[client] for client in block] for block in blocks]
-            if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
-                self.sent()
-                answers = [self._answer_block(part, order) for part in parts]
-            else:
-                answers = self._on_threads(parts, order, timeout)
-            replies = [reply for part in answers for reply in part]
-            replies.sort(key=lambda reply: reply.metadata.src_node_id)
+            replies = self._in_processes(asked, order, timeout)
+            if replies is None:
+                blocks = in_blocks(of_client, self._blocks)
+                parts = [[of_client[client] for client in block] for block in blocks]
+                if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
+                    self.sent()
+                    answers = [self._answer_block(part, order) for part in parts]
+                else:
+                    answers = self._on_threads(parts, order, timeout)
+                replies = [reply for part in answers for reply in part]
+                replies.sort(key=lambda reply: reply.metadata.src_node_id)
+                if trial is not None and len(parts) < self.workers:
+                    trial = None
         finally:
             self._deadline.end()
             self._waiting.over()
-        if trial is not None and len(parts) >= self.workers:
-            self._judge(trial, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        if training and self._processes is not None:
+            self._processes.judge(seconds)
+        if trial is not None:
+            self._judge(trial, seconds, asked[0].content)
         return replies
 
     def tell(self) -> None:
@@ -225,6 +243,8 @@ class LocalGrid(ClientGrid):
     def close(self) -> None:
         """End the threads; abandoned work ends with its next batch."""
         self._deadline.end()
+        if self._processes is not None:
+            self._processes.close()
         if self._pool is not None:
             hung = self._pool.close(GOODBYE_SECONDS)
             self._pool = None
@@ -233,7 +253,7 @@ class LocalGrid(ClientGrid):
 
     # --- inside ----------------------------------------------------------------------------
 
-    def _judge(self, trial: int, seconds: float) -> None:
+    def _judge(self, trial: int, seconds: float, content: RecordDict) -> None:
         """Keep several threads only if a round with them was faster than one without."""
         self._trial = trial + 1
         if trial == 1:
@@ -243,6 +263,29 @@ class LocalGrid(ClientGrid):
             if self._with_threads >= WORTH_IT * seconds:
                 self.workers = 1
                 self._log("one thread is as fast as several here; clients train in turn")
+            if self._processes is not None:
+                best = min(seconds, self._with_threads)
+                self._processes.consider(seconds, best, self._rounds, content)
+
+    def _in_processes(
+        self, asked: list[Message], order: int, timeout: float | None
+    ) -> list[Message] | None:
+        """Return the answers of worker processes; None where they do not pay."""
+        if self._processes is None or not self._processes.at_hand():
+            return None
+        replies = self._processes.answer(
+            asked,
+            order,
+            stopped=self._deadline.stopped,
+            sent=self.sent,
+            answered=self._missing.discard,
+            timeout=timeout,
+            enough=self._enough,
+        )
+        if replies is not None and len(replies) < len(asked) and not self._deadline.stopped():
+            there = {reply.metadata.src_node_id for reply in replies}
+            self._say_late(timeout, {m.metadata.dst_node_id for m in asked} - there)
+        return replies
 
     def _on_threads(
         self, parts: list[list[Message]], order: int, timeout: float | None
@@ -269,10 +312,15 @@ class LocalGrid(ClientGrid):
         for future in pending:
             future.cancel()
         if pending and timeout is not None and not self._deadline.stopped():
-            late = sorted(m.metadata.dst_node_id for future in pending for m in futures[future])
-            shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
-            self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
+            self._say_late(
+                timeout, {m.metadata.dst_node_id for future in pending for m in futures[future]}
+            )
         return [future.result() for future in futures if future not in pending]
+
+    def _say_late(self, timeout: float | None, late: Iterable[int]) -> None:
+        first = sorted(late)
+        shown = ", ".join(map(str, first[:10])) + (", ..." if len(first) > 10 else "")
+        self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
 
     def _answer_block(self, part: list[Message], order: int) -> list[Message]:
         """Return the answers of clients that are handled together."""

@@ -16,20 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
-import psutil
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from flautim_lab.errors import TrainingError
-from flautim_lab.training import flower
 from flautim_lab.training.blocks import Prepare, together_failed
-from flautim_lab.training.client_app import CLIENT
+from flautim_lab.training.client_app import make_context
+from flautim_lab.training.content import pack, unpack
 from flautim_lab.training.engine import Connection, Refused
 from flautim_lab.training.grid import summary
 from flautim_lab.training.pooling import members_of
 from flautim_lab.training.usage import ClientTimes
+from flautim_lab.training.worker_usage import Usage
 
 WORK = "query.work"  # a message of this type carries the work of several clients
 UNREADABLE = "what its worker sent is no answer"
@@ -37,17 +35,6 @@ END = "end"  # the kind of work that is none: the run has ended, and so may the 
 PAUSES = (0.01, 0.02, 0.05, 0.1)  # between looks for work, the longer the less there is
 RETRY_SECONDS = 0.25
 PULSE_SECONDS = 1.0  # a look whether it is time for a sign of life
-
-
-def pack(content: RecordDict) -> bytes:
-    """Return records as bytes: one object on the wire where Flower makes one per array."""
-    data: bytes = recorddict_to_proto(content).SerializeToString()
-    return data
-
-
-def unpack(data: bytes) -> RecordDict:
-    """Return the records of :func:`pack`."""
-    return recorddict_from_proto(RecordDictProto.FromString(data))
 
 
 def make_work(content: RecordDict, kind: str, blocks: Sequence[Sequence[int]]) -> RecordDict:
@@ -124,45 +111,6 @@ RESOURCES = (
     "bytes_sent",
     "transfer_seconds",
 )
-_COUNTED_BY_THE_CONNECTION = ("bytes_received", "bytes_sent", "transfer_seconds")
-
-
-class Usage:
-    """What this process has used since it was last asked.
-
-    Attributes
-    ----------
-    seconds : dict of str to float
-        Seconds so far, by what they were spent on: ``data_seconds``, ``training_seconds``,
-        ``evaluating_seconds``, ``waiting_seconds``.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._process = psutil.Process()
-        self._last: dict[str, float] = {}
-        self._connection: Connection | None = None
-
-    def add(self, what: str, seconds: float) -> None:
-        """Count seconds."""
-        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
-
-    def take(self, connection: Connection | None = None) -> dict[str, float]:
-        """Return what was used since the last time; memory is what is held now.
-
-        Each connection counts from zero.
-        """
-        now = {**self.seconds, "cpu_seconds": time.process_time()}
-        if connection is not self._connection:
-            self._connection = connection
-            for name in _COUNTED_BY_THE_CONNECTION:
-                self._last.pop(name, None)
-        if connection is not None:
-            now |= {name: float(getattr(connection, name)) for name in _COUNTED_BY_THE_CONNECTION}
-        used = {name: value - self._last.get(name, 0.0) for name, value in now.items()}
-        self._last = now
-        used["memory_bytes"] = float(self._process.memory_info().rss)
-        return used
 
 
 class Worker:
@@ -275,13 +223,7 @@ class Worker:
 
     def _context(self, client: int) -> Context:
         if client not in self._contexts:
-            self._contexts[client] = Context(
-                run_id=flower.RUN_NUMBER,
-                node_id=client,
-                node_config={CLIENT: client, "num-partitions": self._clients},
-                state=RecordDict(),
-                run_config={},
-            )
+            self._contexts[client] = make_context(client, self._clients)
         return self._contexts[client]
 
     def serve(self, connect: Callable[[], Connection], patience_seconds: float) -> None:

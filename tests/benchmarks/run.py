@@ -19,11 +19,12 @@ from fresh_process import ROOT, FreshProcesses, MeasurementError
 from plain_pytorch import VARIANTS
 from report import Row, Sample, machine, ratio, write
 from sides import rounds, same_work
-from work import IRIS, LENET, Work
+from work import IRIS, LENET, LENET_LONG, Work
 
 RESULTS = ROOT / "build" / "bench"
 REPEATS = 5
 IMPORT_REPEATS = 15
+LAST_ROUNDS = 10  # of a long run: after its trials
 NO_RAY = "Flower's simulation needs Ray: pip install -e '.[bench]'"
 
 Measure = Callable[[], dict]
@@ -112,6 +113,31 @@ class Bench:
         for slower in plain[1:]:
             yield Row(title, mine, slower, ratio(mine, slower)[1])
 
+    def lenet_processes(self) -> Iterator[Row]:
+        """Seconds per round of a long run, in which worker processes pay, against plain PyTorch."""
+        go, name = self.processes.measure, LENET_LONG.name
+        data = self.save_for_peers(LENET_LONG)
+        sides: dict[str, Measure] = {"ours": lambda: go("ours", "lenet_round", name)}
+        for variant in VARIANTS:
+            sides[variant] = lambda v=variant: go("plain_pytorch", "lenet_round", name, data, v)
+        results = self.interleave("lenet_processes", sides, self.repeats)
+        for found in results.values():
+            for result in found:
+                result["rounds"] = result["rounds"][-LAST_ROUNDS:]
+        kept = sum("worker processes from here on" in result["log"] for result in results["ours"])
+        notes = [
+            *same_work(results),
+            f"ours: worker processes were kept in {kept} of {len(results['ours'])} runs",
+        ]
+        mine = rounds("lab.run", results["ours"])
+        plain = [rounds(f"plain PyTorch, {variant}", results[variant]) for variant in VARIANTS]
+        plain.sort(key=lambda sample: sample.median)
+        title = f"round of LeNet in a long run, {LENET_LONG.clients} clients x 300 images"
+        for place, peer in enumerate(plain):
+            value, text = ratio(mine, peer)
+            goal, met = ("", None) if place else ("<= 1.15 x", value <= 1.15)
+            yield Row(title, mine, peer, text, goal, met, [] if place else notes)
+
     def imports(self) -> Iterator[Row]:
         """What ``import flautim_lab`` adds, and what it loads."""
         sides: dict[str, Measure] = {
@@ -164,6 +190,7 @@ class Bench:
 MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "first_round": Bench.first_round,
     "lenet_round": Bench.lenet_round,
+    "lenet_processes": Bench.lenet_processes,
     "imports": Bench.imports,
     "live_view": Bench.live_view,
     "engine_overhead": engine_rows.engine_overhead,

@@ -5,6 +5,7 @@ Imports neither Flautim Lab nor Flower, so that a peer is not slowed down by wha
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ IRIS = Work(
     "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
 )
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
+# Long enough that worker processes are tried.
+LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=40)
 FLUTE = Work(
     "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
 )
@@ -133,7 +136,7 @@ MICRO_FL = Work(
 MANY = Work(
     "many", "IrisNet", clients=10_000, rounds=20, batch_size=10, lr=0.05, clients_per_round=100
 )
-WORKS = {work.name: work for work in (IRIS, LENET, FLUTE, CROWD, MICRO_FL, MANY)}
+WORKS = {work.name: work for work in (IRIS, LENET, LENET_LONG, FLUTE, CROWD, MICRO_FL, MANY)}
 ROWS_EACH = {
     "micro_fl": 60,
     "many": 20,

@@ -16,8 +16,9 @@ from flautim_lab.training import engine, flower, keys
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import client_mods, make_strategy
-from flautim_lab.training.worker import Usage, Worker
+from flautim_lab.training.worker import Worker
 from flautim_lab.training.worker_grid import WorkerGrid
+from flautim_lab.training.worker_usage import Usage
 from tests.federations import DropoutNet, experiment, same
 from tests.training.test_checkpoint import run as run_in_the_kernel
 from tests.training.test_checkpoint import server_of

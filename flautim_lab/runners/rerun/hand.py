@@ -18,7 +18,7 @@ from typing import Any
 
 from flautim_lab.errors import ExecutionError, FlautimError
 from flautim_lab.runners.notebook import CellProgress, execute_notebook
-from flautim_lab.runners.orphans import die_with_parent
+from flautim_lab.training.orphans import die_with_parent
 
 _telling = threading.Lock()
 
