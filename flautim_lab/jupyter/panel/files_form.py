@@ -164,9 +164,10 @@ class DatasetFile:
         self.others.rows = min(max(len(self.others.options), 2), 4)
         if self._may:
             options.insert(0, (text("upload a file"), NEW))
+        own = [one for one in found if one.institution == self._institution] or found
         self.choice = widgets.Dropdown(
             options=options,
-            value=found[0].latest.ref if found else (NEW if self._may else None),
+            value=own[0].latest.ref if own else (NEW if self._may else None),
             description=text("Dataset"),
             style=WIDE,
         )

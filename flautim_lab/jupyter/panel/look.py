@@ -34,7 +34,7 @@ STYLE = """<style>
 .lab-panel .lab-table td:last-child{overflow-wrap:anywhere}
 .lab-panel .lab-item{border:1px solid var(--jp-border-color2,#ddd);border-radius:6px;
  padding:8px 10px;margin:3px 0;width:100%;box-sizing:border-box}
-.lab-panel .lab-item .widget-html{flex:1 1 320px}
+.lab-panel .lab-item.lab-row>.widget-html,.lab-panel .lab-item .lab-row>.widget-html{flex:1 1 320px}
 .lab-panel .lab-code{background:var(--jp-layout-color2,#f3f3f3);padding:8px 12px;overflow-x:auto;
  white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px;font-size:12px;line-height:1.4;user-select:text}
 .lab-panel .lab-code span{display:block}

@@ -446,6 +446,11 @@ def test_a_data_owner_answers_a_request(drivers, home):
     assert "granted for this code" not in bruno.words  # said of another tab
     assert re.search(r"ufmg/flowers\s+code [0-9a-f]{12}", bruno.words)
 
+    lab.register_dataset("ufmg", home / "iris.csv", target="species", name="Iris", catalog=root)
+    other = drivers("ana", institutions=frozenset({"ufmg"}))
+    other.panel.go(Place("new experiment", "ufmg/flowers"))
+    assert other.get("Dataset").value == "ufmg/iris@1"  # and not the granted one
+
 
 # --- roles ------------------------------------------------------------------------------------
 
