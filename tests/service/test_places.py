@@ -38,9 +38,9 @@ def service(institutions, hub):
         yield client
 
 
-def ask(service, token, **question):
+def ask(service, token, path="/places", **question):
     headers = {"Authorization": token} if token else {}
-    return service.get(f"{PREFIX}/places", params=question, headers=headers)
+    return service.get(f"{PREFIX}{path}", params=question, headers=headers)
 
 
 def told(service, hub, user):
@@ -83,18 +83,26 @@ def test_the_list_and_the_catalog_together(service, hub):
     assert set(told(service, hub, "ana")) == {"ufmg"}
 
 
-def test_only_the_hub_may_ask(service, hub):
+def test_all_institutions_that_have_a_place(service, hub):
+    answer = ask(service, f"token {hub.told['service']}", "/places/institutions")
+    assert answer.json()["institutions"] == [
+        {"key": key, "name": each["name"]} for key, each in INSTITUTIONS.items()
+    ]
+
+
+@pytest.mark.parametrize("path", ["/places", "/places/institutions"])
+def test_only_the_hub_may_ask(service, hub, path):
     for token in (None, "", "token", hub.told["service"], f"basic {hub.told['service']}"):
-        assert ask(service, token, user="ana").status_code == 401, token
+        assert ask(service, token, path, user="ana").status_code == 401, token
     wrong = ["0" * 64, hub.told["service"][:-1], hub.told["service"] + "x", hub.told["tests"], "é"]
     for other in [*wrong, hub.token("ana"), hub.token("dora")]:  # dora administrates the Hub
-        answer = ask(service, f"token {other}".encode(), user="ana")
+        answer = ask(service, f"token {other}".encode(), path, user="ana")
         assert answer.status_code == 403
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["detail"] == "only the hub itself may ask where somebody belongs"
     # Nothing is said of what is asked before it is known who asks.
-    assert ask(service, None).status_code == 401
-    assert ask(service, f"token {hub.token('dora')}").status_code == 403
+    assert ask(service, None, path).status_code == 401
+    assert ask(service, f"token {hub.token('dora')}", path).status_code == 403
 
 
 @pytest.mark.parametrize("question", [{}, {"user": ""}, {"user": "a\0b"}, {"user": "x" * 256}])
