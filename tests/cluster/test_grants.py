@@ -215,7 +215,7 @@ def test_a_run_on_two_volumes_once_the_other_owner_has_read_its_code(api, hub, p
     ana = people("ana")
     execute(hub, ana, "ana", "ask", ASK)
     said = ana.wait_for_output("asked:")
-    assert "refused: ifnmg/iris@1 is not granted to project ufmg/flowers" in said
+    assert "refused: dataset ifnmg/iris@1 is not granted to project ufmg/flowers for this" in said
     assert not of_a_run(hub, "ufmg")
     assert not of_a_run(hub, "ifnmg")
     execute(hub, dora, "dora", "answer", ANSWER)
