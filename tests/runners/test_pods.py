@@ -211,6 +211,7 @@ def test_a_stop_reaches_the_server_and_what_was_learned_is_kept(folders):
     assert run.message.startswith("stopped after round")
 
 
+@pytest.mark.chaos
 def test_a_watch_that_is_killed_while_it_removes_does_not_make_the_run_again(folders, monkeypatch):
     made = experiment(Net, rounds=2, clients=2)
     run, pods = start(made, folders, workers=1)

@@ -129,6 +129,7 @@ def test_a_run_reads_rows_of_another_institution_once_their_owner_said_yes(owner
     assert [each.action for each in owner.audit("ifnmg").items[:2]] == ["ran", "granted"]
 
 
+@pytest.mark.chaos
 def test_a_data_owner_stops_a_run_that_reads_the_data(owner, service):
     owner.give_grant("ifnmg/iris", "ufmg/flowers")
     run = lab.run_saved(save(rounds=100_000).ref, on="cluster")
