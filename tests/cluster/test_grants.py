@@ -126,7 +126,7 @@ import flautim_lab as lab
 run = lab.run_saved("ufmg/flowers/irises", on="cluster")
 try:
     run.wait(timeout_seconds=20)
-except lab.FlautimError:
+except TimeoutError:
     pass
 print("full:", run.status, "|", run.progress().waiting or run.message)
 run.stop()
