@@ -26,7 +26,7 @@ from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, together_failed
-from flautim_lab.training.client_app import CLIENT
+from flautim_lab.training.client_app import make_context
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
 from flautim_lab.training.pooling import members_of
@@ -351,13 +351,7 @@ class LocalGrid(ClientGrid):
     def _context(self, client: int) -> Context:
         """Return Flower's context of a client, made when it is first asked."""
         if client not in self._contexts:
-            self._contexts[client] = Context(
-                run_id=flower.RUN_NUMBER,
-                node_id=client,
-                node_config={CLIENT: client, "num-partitions": self._clients},
-                state=RecordDict(),
-                run_config={},
-            )
+            self._contexts[client] = make_context(client, self._clients)
         return self._contexts[client]
 
     def _answer(self, message: Message, order: int) -> Message:

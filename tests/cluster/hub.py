@@ -259,6 +259,18 @@ class Visitor:
         output.wait_for()
         return str(output.inner_text())
 
+    def wait_for_round(self, number: int) -> str:
+        """Wait until the live curve of a notebook is at a round, and return its picture."""
+        shown: str = self.page.wait_for_function(
+            """number => {
+                const shown = document.querySelector('.jp-OutputArea-output .widget-vbox');
+                const rounds = shown?.innerText.match(/(\\d+)\\/\\d+ rounds/);
+                return rounds && Number(rounds[1]) >= number && shown.querySelector('img')?.src;
+            }""",
+            arg=number,
+        ).json_value()
+        return shown
+
     def shot(self, name: str) -> None:
         self.page.screenshot(path=self._shots / f"{name}.png")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.asking import wait_until
 from tests.cluster.conftest import left_in
 from tests.cluster.hub import PATIENCE, Visitor, hub_on_the_cluster, kubectl
 from tests.jupyter.in_browser import CHROMIUM, CHROMIUM_ARGS, MISSING
@@ -171,26 +172,6 @@ def execute(hub, visitor, user, name, *cells):
     visitor.run_all()
 
 
-def rounds_shown(visitor, number):
-    """Wait until the live curve of a notebook is at a round."""
-    visitor.page.wait_for_function(
-        """number => {
-            const shown = document.querySelector('.jp-OutputArea-output .widget-vbox');
-            const rounds = shown?.innerText.match(/(\\d+)\\/\\d+ rounds/);
-            return rounds && Number(rounds[1]) >= number && shown.querySelector('img')?.src;
-        }""",
-        arg=number,
-    )
-
-
-def wait_until(condition, what):
-    end = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
-    return found
-
-
 def of_a_run(hub, institution):
     return [
         pod
@@ -223,7 +204,7 @@ def test_a_run_on_two_volumes_once_the_other_owner_has_read_its_code(api, hub, p
     assert "To tell irises apart | True" in said
 
     execute(hub, ana, "ana", "run", RUN, END)
-    rounds_shown(ana, 3)
+    ana.wait_for_round(3)
     for key in ("ufmg", "ifnmg"):
         (worker,) = (pod for pod in of_a_run(hub, key) if "worker" in pod["metadata"]["name"])
         assert problems(worker["spec"]) == []
@@ -256,7 +237,7 @@ def test_a_third_user_sees_neither_run_nor_request(hub, people):
 def test_a_part_of_the_hub_is_killed_during_a_run(api, hub, people, part, record_property):
     ana = people("ana")
     execute(hub, ana, "ana", f"killed-{part}", RUN, END)
-    rounds_shown(ana, 5)
+    ana.wait_for_round(5)
     named = ["-l", f"app.kubernetes.io/name={part}", "-o", "name"]
     pod = kubectl("get", "pods", "-n", hub.namespace, *named).strip()
     begin = time.monotonic()

@@ -202,15 +202,10 @@ def test_iris_on_four_clients_as_pods(api, hub, ana, record_property):
     ana.open("ana", "iris.ipynb")
     begin = time.monotonic()
     ana.run_all()
-    rounds = """number => {
-        const shown = document.querySelector('.jp-OutputArea-output .widget-vbox');
-        const rounds = shown?.innerText.match(/(\\d+)\\/\\d+ rounds/);
-        return rounds && Number(rounds[1]) >= number && shown.querySelector('img')?.src;
-    }"""
-    first = ana.page.wait_for_function(rounds, arg=2).json_value()
+    first = ana.wait_for_round(2)
     record_property("seconds_to_second_round", time.monotonic() - begin)
     ana.shot("iris-begins")
-    later = ana.page.wait_for_function(rounds, arg=10).json_value()
+    later = ana.wait_for_round(10)
     ana.shot("iris-runs")
     assert later != first  # the curve moved
     said = ana.wait_for_output("ended:")
