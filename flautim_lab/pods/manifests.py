@@ -36,7 +36,6 @@ CHUNK_BYTES = 700_000  # a ConfigMap holds 1 MiB, and its bytes travel as base64
 USER = 1000  # of the image; any but root would do
 CODE, STATE, RUN_FILES, KEYS = "/flautim/code", "/flautim/state", "/flautim/run", "/flautim/keys"
 BUG_EXIT = 70  # of a worker whose experiment cannot be loaded: starting it again changes nothing
-WAIT_FOR_DISRUPTED_SECONDS = 30
 MOST_SCALED = 64  # workers that a namespace may be scaled to, unless it began with more
 MOST_WORKERS = 2048  # in all: their keys must fit into a Secret, which holds 1 MiB
 ANYWHERE = "kubernetes.io/metadata.name"

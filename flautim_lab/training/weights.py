@@ -25,11 +25,6 @@ from torch import Tensor, nn
 from flautim_lab.errors import TrainingError
 
 
-def parameter_names(model: nn.Module) -> list[str]:
-    """Return the names of the model's parameters, a tied one once, in the model's order."""
-    return [name for name, _ in model.named_parameters()]
-
-
 def to_record(model: nn.Module) -> ArrayRecord:
     """Return the model's parameters as an ``ArrayRecord``, each with at least one dimension."""
     return ArrayRecord({n: Array(_to_numpy(p.detach())) for n, p in model.named_parameters()})
