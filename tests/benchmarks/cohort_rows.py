@@ -11,7 +11,7 @@ from engine_rows import line
 from fresh_process import MeasurementError
 from report import Row, Sample, ratio
 from sides import rounds
-from work import CROWD, FLUTE, MANY, MICRO_FL, Work
+from work import CROWD, FLUTE, FLUTE_SHORT, MANY, MICRO_FL, Work
 
 if TYPE_CHECKING:
     from run import Bench
@@ -21,6 +21,8 @@ MICRO_FL_CLIENTS = (10, 100, 1000)
 MANY_CLIENTS = (1000, 10_000)
 FLAT = 1.25  # of a tenth of the clients: a round that is as long, but for noise
 FLAT_BYTES = 40e6  # for nine thousand clients more: what says which rows are whose
+TIMES = 200  # as fast as Flower's simulation
+ALIKE = 0.1  # how far the losses of other clients and batches may be apart, relatively
 SAME = 1e-3  # how far a round's mean losses of two sides may be apart, relatively
 
 
@@ -31,6 +33,34 @@ def flute(bench: Bench) -> Iterator[Row]:
     yield Row("FLUTE's workload", mine, None, "", "< 1 s", mine.median < LONGEST_SECONDS, notes)
     yield Row("FLUTE's workload", mine, peers["plain"], text, "<= 0.5 x", value <= 0.5)
     yield Row("FLUTE's workload", mine, peers["loop"], ratio(mine, peers["loop"])[1])
+
+
+def flute_flower(bench: Bench) -> Iterator[Row]:
+    """FLUTE's workload beside Flower's simulation: seconds a round, ours with its start.
+
+    Flower asks clients that it chooses itself, so that the losses are alike and not the same.
+    """
+    title, goal = "a round of FLUTE's workload", f"<= 1/{TIMES} x"
+    go, name = bench.processes.measure, FLUTE.name
+    sides = {"ours": lambda: go("cohorts", "ours", name, "auto")}
+    if find_spec("ray") is not None:
+        data = str(bench.processes.scratch / f"{name}.npz")
+        go("cohorts", "save_rows", name, data)
+        sides["flower"] = lambda: go("flower_simulation", "lenet_round", FLUTE_SHORT.name, data)
+    results = bench.interleave("flute_flower", sides, bench.repeats)
+    seconds = [result["seconds"] / FLUTE.rounds for result in results["ours"]]
+    mine = Sample("lab.run, start included", seconds)
+    if "flower" not in results:
+        yield Row(title, mine, None, "not measured", goal, None)
+        return
+    here = results["ours"][0]["losses"][FLUTE_SHORT.rounds - 1]
+    there = median(result["losses"][-1] for result in results["flower"])
+    if abs(here - there) > ALIKE * there:
+        raise MeasurementError(f"flute: a loss of {here:.3f}, and Flower's is {there:.3f}")
+    peer = rounds("Flower's simulation, without its start", results["flower"])
+    value, text = ratio(mine, peer)
+    note = f"flute: loss {here:.3f} after {FLUTE_SHORT.rounds} rounds, Flower's {there:.3f}"
+    yield Row(title, mine, peer, text, goal, value <= 1 / TIMES, [note])
 
 
 def crowd(bench: Bench) -> Iterator[Row]:

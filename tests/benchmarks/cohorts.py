@@ -34,13 +34,24 @@ def _experiment(work: Work, engine: str):
     )
 
 
+def save_rows(work: Work, data: str) -> dict:
+    """Write each client's rows."""
+    _save_rows(work, data)
+    return {}
+
+
+def _save_rows(work: Work, data: str):
+    made = _experiment(work, "auto")
+    save_clients(data, *made.dataset.tensors, [(s.train, s.validation) for s in made.splits])
+    return made
+
+
 def save_for_peer(work: Work, data: str, plan: str) -> dict:
     """Write each client's rows, who is asked in which round, and what seeds their batches."""
     import flautim_lab as lab
     from flautim_lab.experiment.streams import stream_seed
 
-    made = _experiment(work, "auto")
-    save_clients(data, *made.dataset.tensors, [(s.train, s.validation) for s in made.splits])
+    made = _save_rows(work, data)
     frame = lab.run(made).wait().metrics
     frame = frame[frame.client.notna() & (frame.metric == "loss")]
     asked = np.stack([np.sort(part.client.to_numpy(int)) for _, part in frame.groupby("round")])

@@ -48,9 +48,11 @@ class Timed(FedAvg):
 
 def _simulate(work: Work, data: str) -> tuple[float, Timed]:
     """Return when ``run_simulation`` was called, and what the strategy noted."""
+    asked = work.clients_per_round or work.clients
     strategy = Timed(
+        fraction_train=asked / work.clients,
         fraction_evaluate=1.0 if work.validation else 0.0,
-        min_train_nodes=work.clients,
+        min_train_nodes=asked,
         min_evaluate_nodes=work.clients if work.validation else 0,
         min_available_nodes=work.clients,
     )
@@ -99,5 +101,6 @@ def lenet_round(work: Work, data: str) -> dict:
     return {
         "rounds": [end - before for before, end in itertools.pairwise(ends)],
         "loss": noted.losses[-1],
+        "losses": noted.losses,
         "steps": noted.steps,
     }

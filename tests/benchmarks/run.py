@@ -19,7 +19,7 @@ from fresh_process import ROOT, FreshProcesses, MeasurementError
 from plain_pytorch import VARIANTS
 from report import Row, Sample, machine, ratio, write
 from sides import rounds, same_work
-from work import IRIS, LENET, LENET_LONG, Work
+from work import IRIS, LENET, LENET_LAST, LENET_LONG, Work
 
 RESULTS = ROOT / "build" / "bench"
 REPEATS = 5
@@ -119,7 +119,9 @@ class Bench:
         data = self.save_for_peers(LENET_LONG)
         sides: dict[str, Measure] = {"ours": lambda: go("ours", "lenet_round", name)}
         for variant in VARIANTS:
-            sides[variant] = lambda v=variant: go("plain_pytorch", "lenet_round", name, data, v)
+            sides[variant] = lambda v=variant: go(
+                "plain_pytorch", "lenet_round", LENET_LAST.name, data, v
+            )
         results = self.interleave("lenet_processes", sides, self.repeats)
         for found in results.values():
             for result in found:
@@ -197,6 +199,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "engine_start": engine_rows.engine_start,
     "engine_growth": engine_rows.engine_growth,
     "flute": cohort_rows.flute,
+    "flute_flower": cohort_rows.flute_flower,
     "crowd": cohort_rows.crowd,
     "micro_fl_clients": cohort_rows.micro_fl_clients,
     "many": cohort_rows.many,

@@ -119,9 +119,13 @@ IRIS = Work(
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
 # Long enough that worker processes are tried.
 LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=40)
+# For the peers of the last ten rounds, which try nothing.
+LENET_LAST = dataclasses.replace(LENET, name="lenet_last", rounds=11)
 FLUTE = Work(
     "flute", "Logistic", clients=1000, rounds=100, batch_size=10, lr=0.03, clients_per_round=10
 )
+# For Flower's simulation, which takes seconds for each round.
+FLUTE_SHORT = dataclasses.replace(FLUTE, name="flute_short", rounds=12)
 CROWD = Work("crowd", "IrisNet", clients=1000, rounds=5, batch_size=10, lr=0.05)
 MICRO_FL = Work(
     "micro_fl",
@@ -136,7 +140,13 @@ MICRO_FL = Work(
 MANY = Work(
     "many", "IrisNet", clients=10_000, rounds=20, batch_size=10, lr=0.05, clients_per_round=100
 )
-WORKS = {work.name: work for work in (IRIS, LENET, LENET_LONG, FLUTE, CROWD, MICRO_FL, MANY)}
+WORKS = {
+    work.name: work
+    for work in (
+        *(IRIS, LENET, LENET_LONG, LENET_LAST),
+        *(FLUTE, FLUTE_SHORT, CROWD, MICRO_FL, MANY),
+    )
+}
 ROWS_EACH = {
     "micro_fl": 60,
     "many": 20,
