@@ -324,7 +324,8 @@ class _Trial:
             name: torch.stack([dict(m.named_parameters())[name].detach() for m in self._models])
             for name, _ in self._models[0].named_parameters()
         }
-        leaves = [weights[name].requires_grad_() for name in names]
+        for name in names:
+            weights[name].requires_grad_()
         before = [state_beside_weights(model) for model in self._models]
         buffers = [self._buffers(model) for model in self._models]
         own = dict(vars(self._experiment))
@@ -332,8 +333,7 @@ class _Trial:
         theirs = [torch.Generator().manual_seed(1 + place) for place in range(len(self._models))]
         for _ in range(2):  # twice: a counter is another one by then
             x, y = self._x[self._places], self._y[self._places]
-            losses = stack.losses(weights, x, y, self._counts, ours)
-            found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+            losses, found = stack.gradients(weights, names, x, y, self._counts, ours)
             for place, model in enumerate(self._models):
                 with PrivateRandom(theirs[place]):
                     loss = self._experiment.loss(model, self._batch(place))
