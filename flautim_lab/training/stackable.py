@@ -27,6 +27,7 @@ from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.side_effects import keeps_something, state_beside_weights
 from flautim_lab.experiment.streams import PrivateRandom
 from flautim_lab.training.cohort import Stack
+from flautim_lab.training.one_thread import by_one_thread
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stacked_layers import Layers, read_layers
 
@@ -160,7 +161,7 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
         filled=default and layers.row_by_row and _one_target(experiment),
         row_by_row=layers.row_by_row,
     )
-    why = _tried(experiment, engine, device, forced)
+    why = by_one_thread(lambda: _tried(experiment, engine, device, forced))
     return engine if not why else Engine(why=why)
 
 
