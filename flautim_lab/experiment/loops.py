@@ -65,13 +65,13 @@ def row_losses(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor:
 
 
 def _loss(outputs: Tensor, targets: Tensor, task: str | None, reduction: str) -> Tensor:
-    if task == "classification":
-        if _is_binary(outputs, targets):
-            flat = outputs.reshape(targets.shape)
-            wanted = targets.to(flat.dtype)
-            return F.binary_cross_entropy_with_logits(flat, wanted, reduction=reduction)
-        numbers = class_numbers(_without_column(outputs, targets))
+    numbers = numbers_of_classes(outputs, targets, task)
+    if numbers is not None:
         return F.cross_entropy(outputs, numbers, reduction=reduction)
+    if task == "classification":
+        flat = outputs.reshape(targets.shape)
+        wanted = targets.to(flat.dtype)
+        return F.binary_cross_entropy_with_logits(flat, wanted, reduction=reduction)
     if task == "regression":
         flat = outputs.reshape(targets.shape)
         return F.mse_loss(flat, targets.to(outputs.dtype), reduction=reduction)
@@ -79,6 +79,13 @@ def _loss(outputs: Tensor, targets: Tensor, task: str | None, reduction: str) ->
         "the dataset does not say whether it is a classification or a regression; "
         "pass task='classification' or task='regression', or write your own loss(model, batch)"
     )
+
+
+def numbers_of_classes(outputs: Tensor, targets: Tensor, task: str | None) -> Tensor | None:
+    """Return the targets of cross entropy, (rows,); None where another loss is the default."""
+    if task != "classification" or _is_binary(outputs, targets):
+        return None
+    return class_numbers(_without_column(outputs, targets))
 
 
 def default_metrics(outputs: Tensor, targets: Tensor, task: str | None) -> dict[str, float]:

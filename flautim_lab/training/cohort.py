@@ -8,11 +8,10 @@ the stack when they are done: those with the most come first, so that it is cut 
 
 from __future__ import annotations
 
-import inspect
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,31 +21,13 @@ from torch.func import functional_call, vmap
 
 from flautim_lab.errors import DivergedError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
-from flautim_lab.experiment.loops import row_losses, why_not_finite
+from flautim_lab.experiment.loops import numbers_of_classes, row_losses, why_not_finite
+from flautim_lab.training.stacked_batches import Member, Steps
 from flautim_lab.training.stacked_layers import Layers
+from flautim_lab.training.stacked_optimizer import StackedOptimizer
+from flautim_lab.training.stacked_steps import Run, Step, losses_of_rows
 
-__all__ = ["Member", "Stack", "Trained"]
-
-AT_ONCE = 2**19  # numbers of inputs that are put together at once: they stay in a core's cache
-
-
-@dataclass(frozen=True)
-class Member:
-    """One client of a cohort.
-
-    Attributes
-    ----------
-    rows : Tensor
-        Numbers of its rows in the pool, int64 (rows,).
-    orders : sequence of Tensor
-        For each local epoch the order of its rows, int64 (rows,).
-    draws : torch.Generator, optional
-        Where its dropout comes from.
-    """
-
-    rows: Tensor
-    orders: Sequence[Tensor]
-    draws: torch.Generator | None = None
+__all__ = ["Stack", "Trained"]
 
 
 @dataclass(frozen=True)
@@ -107,41 +88,71 @@ class Stack:
             lambda weights, x, y: functional_call(whole, _inside(weights), (x, y))
         )
 
-    def losses(
+    def gradients(
         self,
         weights: Mapping[str, Tensor],
+        wanted: Sequence[str],
         x: Tensor,
         y: Tensor,
         counts: NDArray[np.int64],
         draws: Sequence[torch.Generator | None],
-    ) -> Tensor:
-        """Return the loss of each client's batch, (clients,).
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the loss of each client's batch, and its gradients.
 
         Parameters
         ----------
         weights : mapping of str to Tensor
             (clients, ...).
+        wanted : sequence of str
+            The weights whose gradients are returned; these require them.
         x, y : Tensor
             Batches, (clients, rows, ...); what is beyond a client's count is not looked at.
         counts : ndarray of shape (clients,)
             Rows of each client's batch.
         draws : sequence of Generator or None
             Each client's.
+
+        Returns
+        -------
+        (Tensor, list of Tensor or None)
+            (clients,), and for each weight (clients, ...); None where no loss depends on it.
         """
-        if not self._filled:
-            return self._by_size(weights, x, y, counts)
-        if self._products:
-            outputs = self._layers.run(weights, x, _Dropping(counts, draws))
-        else:
+        if self._layers.steps is not None and self._products:
+            return self._by_products(self._layers.steps, weights, wanted, x, y, counts, draws)
+        if self._filled:
             outputs = self._outputs_of(weights, x)
+            each = row_losses(outputs.flatten(0, 1), y.flatten(0, 1), self._experiment.task)
+            losses = _means(each.view(y.shape[:2]), counts)
+        else:
+            losses = self._by_size(weights, x, y, counts)
+        leaves = [weights[name] for name in wanted]
+        found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        return losses.detach(), list(found)
+
+    def _by_products(
+        self,
+        steps: Sequence[Step],
+        weights: Mapping[str, Tensor],
+        wanted: Sequence[str],
+        x: Tensor,
+        y: Tensor,
+        counts: NDArray[np.int64],
+        draws: Sequence[torch.Generator | None],
+    ) -> tuple[Tensor, list[Tensor | None]]:
         clients, rows = y.shape[:2]
-        task = self._experiment.task
-        each = row_losses(outputs.flatten(0, 1), y.flatten(0, 1), task).view(clients, rows)
-        if (counts == rows).all():
-            return each.mean(1)
-        there = torch.from_numpy(counts).to(each.device)[:, None]
-        own = torch.arange(rows, device=each.device) < there
-        return torch.where(own, each, 0.0).sum(1) / there[:, 0]
+        targets, task = y.flatten(0, 1), self._experiment.task
+        with torch.no_grad():
+            run = Run(steps, weights, wanted, x, _Dropping(counts, draws))
+            outputs = run.outputs.flatten(0, 1)
+            each, gradient = losses_of_rows(
+                lambda made: row_losses(made, targets, task),
+                outputs,
+                _shares(counts, rows, outputs),
+                numbers_of_classes(outputs, targets, task),
+            )
+            found = run.gradients(gradient.view(run.outputs.shape))
+            losses = _means(each.view(clients, rows), counts)
+        return losses, [found.get(name) for name in wanted]
 
     def _by_size(
         self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, counts: NDArray[np.int64]
@@ -190,41 +201,46 @@ class Stack:
         """
         clock = time.perf_counter
         begin = clock()
-        steps = _Steps(members, self._experiment.batch_size)
+        steps = Steps(members, self._experiment.batch_size)
         data_seconds = clock() - begin
         number = len(members)
         full = {name: _repeated(start[name], number) for name in trained}
         frozen = {n: v.expand(number, *v.shape) for n, v in start.items() if n not in full}
-        losses = torch.zeros(number, steps.number, dtype=torch.float64)
-        optimizer = _StackedOptimizer(self._experiment, full)
+        losses: list[Tensor] = []
+        optimizer = StackedOptimizer(self._experiment, full)
         draws = [members[place].draws for place in steps.order]
         now = frozen
         batches = steps.batches(pool)
+        first = int(steps.order[0])
         for step in range(steps.number):
-            check(int(steps.order[0]))
+            check(first)
             begin = clock()
             active, inputs, targets, counts = next(batches)
             data_seconds += clock() - begin
             if optimizer.cut_to(active) or step == 0:
                 now = {name: value[:active] for name, value in frozen.items()} | optimizer.leaves
-            batch = self.losses(now, inputs, targets, counts, draws[:active])
-            optimizer.step(batch.sum(), start, mu)
-            losses[:active, step] = batch.detach()
+            of_batch, gradients = self.gradients(
+                now, trained, inputs, targets, counts, draws[:active]
+            )
+            optimizer.step(gradients, start, mu)
+            losses.append(of_batch)
         back = torch.from_numpy(np.argsort(steps.order))
         return self._trained(full, losses, steps, back, pool, data_seconds)
 
     def _trained(
         self,
         full: Mapping[str, Tensor],
-        losses: Tensor,
-        steps: _Steps,
+        losses: Sequence[Tensor],
+        steps: Steps,
         back: Tensor,
         pool: tuple[Tensor, Tensor],
         data_seconds: float,
     ) -> Trained:
         """Return weights, losses and failures in the order of the members."""
         failures: dict[int, TrainingError] = {}
-        values = losses.numpy()
+        values = np.zeros(steps.counts.shape)
+        for step, of_batch in enumerate(losses):
+            values[: len(of_batch), step] = of_batch.cpu().numpy()
         means = (values * steps.counts).sum(1) / steps.counts.sum(1)
         for place in np.flatnonzero(~np.isfinite(values).all(1)):
             step = int(np.flatnonzero(~np.isfinite(values[place]))[0])
@@ -252,9 +268,31 @@ def not_finite(experiment: Experiment, name: str) -> DivergedError:
     )
 
 
-def _taken(values: Tensor, rows: Tensor) -> Tensor:
-    """Return ``values[rows]``, which is quicker for one dimension of rows than for two."""
-    return values.index_select(0, rows.flatten()).view(*rows.shape, *values.shape[1:])
+def _means(each: Tensor, counts: NDArray[np.int64]) -> Tensor:
+    """Return the mean loss of each client's own rows, (clients,), from (clients, rows)."""
+    rows = each.shape[1]
+    if (counts == rows).all():
+        return each.mean(1)
+    there = torch.from_numpy(counts).to(each.device)[:, None]
+    return torch.where(_own(there, rows), each, 0.0).sum(1) / there[:, 0]
+
+
+def _own(there: Tensor, rows: int) -> Tensor:
+    """Return which rows of batches that are filled up are the clients' own, (clients, rows)."""
+    return torch.arange(rows, device=there.device) < there
+
+
+def _shares(counts: NDArray[np.int64], rows: int, like: Tensor) -> Tensor:
+    """Return the gradient of the sum of :func:`_means` by each row's loss, (clients x rows,)."""
+    if (counts == rows).all():
+        return _even_shares(len(counts), rows, like.dtype, like.device)
+    there = torch.from_numpy(counts).to(like.device)[:, None]
+    return (_own(there, rows).to(like.dtype) / there).flatten()
+
+
+@functools.lru_cache(maxsize=64)
+def _even_shares(clients: int, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(clients * rows, dtype=dtype, device=device) / rows
 
 
 def _repeated(value: Tensor, times: int) -> Tensor:
@@ -294,136 +332,3 @@ class _Dropping:
         for client, generator in enumerate(self._draws):
             noise[client, : self._counts[client]].bernoulli_(1.0 - share, generator=generator)
         return x * noise.div_(1.0 - share)
-
-
-class _Steps:
-    """Which rows each client takes at each of its steps; clients with the most steps come first."""
-
-    def __init__(self, members: Sequence[Member], batch_size: int) -> None:
-        per_epoch = np.array([-(-len(m.rows) // batch_size) for m in members])
-        epochs = np.array([len(m.orders) for m in members])
-        own = per_epoch * epochs
-        self.order: NDArray[np.int64] = np.argsort(-own, kind="stable")
-        self.number = int(own.max())
-        width = min(batch_size, max(len(m.rows) for m in members))
-        self._active = [int((own > step).sum()) for step in range(self.number)]
-        self.rows = torch.zeros(len(members), self.number, width, dtype=torch.int64)
-        self.counts = np.zeros((len(members), self.number), dtype=np.int64)
-        # Clients of as many rows have batches of the same sizes: they are placed together.
-        alike: dict[tuple[int, int], list[int]] = {}
-        for place, member in enumerate(self.order):
-            one = members[member]
-            alike.setdefault((len(one.rows), len(one.orders)), []).append(place)
-        for places in alike.values():
-            self._place(places, [members[self.order[place]] for place in places], batch_size)
-        # Where all batches are of one size, as they mostly are, it need not be looked up.
-        self._widths = self.counts.max(0).tolist()
-
-    def _place(self, places: list[int], members: list[Member], size: int) -> None:
-        number = len(members[0].rows)
-        whole, rest = divmod(number, size)
-        steps = whole + bool(rest)
-        rows = torch.stack([member.rows for member in members])
-        for epoch, orders in enumerate(zip(*(member.orders for member in members), strict=True)):
-            taken = rows.gather(1, torch.stack(orders))
-            first = epoch * steps
-            if whole:
-                full = taken[:, : whole * size].view(len(places), whole, size)
-                self.rows[places, first : first + whole, :size] = full
-                self.counts[places, first : first + whole] = size
-            if rest:
-                # Filled up with a row of its own, whose loss is not looked at.
-                self.rows[places, first + whole] = taken[:, -1:]
-                self.rows[places, first + whole, :rest] = taken[:, whole * size :]
-                self.counts[places, first + whole] = rest
-
-    def batches(
-        self, pool: tuple[Tensor, Tensor]
-    ) -> Iterator[tuple[int, Tensor, Tensor, NDArray[np.int64]]]:
-        """Yield for each step how many clients have one, their batches, and rows in each.
-
-        Those of several steps are put together at once, which takes a fraction of the time.
-        """
-        x, y = pool
-        step = 0
-        while step < self.number:
-            active, width = self._active[step], max(self._widths[step:])
-            of_a_step = active * width * x[:1].numel()
-            end = min(self.number, step + max(1, AT_ONCE // max(of_a_step, 1)))
-            rows = self.rows[:active, step:end, :width].transpose(0, 1).to(x.device)
-            inputs, targets = _taken(x, rows), _taken(y, rows)
-            for at, number in enumerate(range(step, end)):
-                now, wide = self._active[number], self._widths[number]
-                counts = self.counts[:now, number]
-                yield now, inputs[at, :now, :wide], targets[at, :now, :wide], counts
-            step = end
-
-
-class _StackedOptimizer:
-    """The experiment's optimizer over stacked weights.
-
-    Torch's optimizers treat each number of a weight by itself and keep one count of steps, so that
-    over a stack they do for each client what they do for one; all clients in the stack have taken
-    equally many steps.
-    """
-
-    def __init__(self, experiment: Experiment, full: Mapping[str, Tensor]) -> None:
-        self._names = list(full)
-        self._clients = len(next(iter(full.values())))
-        self.leaves = {name: value.requires_grad_() for name, value in full.items()}
-        given: Any = _Parameters(list(self.leaves.values()))
-        self._optimizer = experiment.make_optimizer(given)
-        if next(iter(full.values())).device.type == "cpu":
-            # What torch comes to by itself on a CPU, after a look that takes longer than the step.
-            for group in self._optimizer.param_groups:
-                group.update({"foreach": False} if "foreach" in group else {})
-        # Without what torch wraps it in for profilers and compilers, half of its time here.
-        self._step = inspect.unwrap(type(self._optimizer).step)
-
-    def cut_to(self, clients: int) -> bool:
-        """Go on with the first clients alone; returns whether that is a change."""
-        if clients == self._clients:
-            return False
-        self._clients = clients
-        state = dict(self._optimizer.state)
-        self._optimizer.state.clear()
-        cut: dict[str, Tensor] = {}
-        for name, leaf in self.leaves.items():
-            cut[name] = leaf.detach()[:clients].requires_grad_()
-            if leaf in state:
-                self._optimizer.state[cut[name]] = {
-                    key: _cut(value, leaf, clients) for key, value in state[leaf].items()
-                }
-        self.leaves = cut
-        (group,) = self._optimizer.param_groups
-        group["params"] = list(cut.values())
-        return True
-
-    def step(self, loss: Tensor, start: Mapping[str, Tensor], mu: float) -> None:
-        """Take one step against the gradients of ``loss``, FedProx's term added to them."""
-        leaves = list(self.leaves.values())
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-        for name, leaf, gradient in zip(self._names, leaves, gradients, strict=True):
-            if gradient is not None and mu:
-                gradient = gradient + mu * (leaf.detach() - start[name])
-            leaf.grad = gradient
-        with torch.no_grad():
-            self._step(self._optimizer)
-
-
-def _cut(value: Any, leaf: Tensor, clients: int) -> Any:
-    """Return what an optimizer keeps of a weight, for the first clients alone."""
-    if isinstance(value, Tensor) and value.shape == leaf.shape:
-        return value[:clients]
-    return value
-
-
-class _Parameters:
-    """Stands for a model where an optimizer is made: it has parameters and nothing else."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self._parameters = parameters
-
-    def parameters(self) -> list[Tensor]:
-        """Return the stacked weights."""
-        return self._parameters

@@ -23,10 +23,11 @@ from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import EVALUATION_NUMBERS, EVALUATION_ROWS, ClientData
 from flautim_lab.experiment.streams import stream
 from flautim_lab.training import pooling, weights
-from flautim_lab.training.cohort import Member, Stack, Trained
+from flautim_lab.training.cohort import Stack, Trained
 from flautim_lab.training.content import arrays_in, config_in
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import Engine, make_stack
+from flautim_lab.training.stacked_batches import Member
 
 if TYPE_CHECKING:
     from flautim_lab.training.client_app import ClientHost

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any
 
-import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -29,6 +28,7 @@ from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, 
 from flautim_lab.training.client_app import make_context
 from flautim_lab.training.client_grid import ClientGrid, Waiting
 from flautim_lab.training.cores import usable_cores
+from flautim_lab.training.one_thread import one_thread
 from flautim_lab.training.pooling import members_of
 
 if TYPE_CHECKING:
@@ -385,20 +385,3 @@ def summary(error: BaseException) -> str:
     if isinstance(error, FlautimError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-_threads_lock = threading.Lock()
-
-
-def one_thread() -> None:
-    """Let torch use one thread for what the calling thread computes (the numerics plan).
-
-    ``torch.set_num_threads`` sets the calling thread's number, and the number that threads made
-    later begin with. The second is put back, so that the researcher's own threads keep theirs.
-    """
-    with _threads_lock:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restore = threading.Thread(target=torch.set_num_threads, args=(before,))
-        restore.start()
-        restore.join()

@@ -27,6 +27,7 @@ from flautim_lab.experiment.model_state import can_be_copied
 from flautim_lab.experiment.side_effects import keeps_something, state_beside_weights
 from flautim_lab.experiment.streams import PrivateRandom
 from flautim_lab.training.cohort import Stack
+from flautim_lab.training.one_thread import by_one_thread
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stacked_layers import Layers, read_layers
 
@@ -160,7 +161,7 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
         filled=default and layers.row_by_row and _one_target(experiment),
         row_by_row=layers.row_by_row,
     )
-    why = _tried(experiment, engine, device, forced)
+    why = by_one_thread(lambda: _tried(experiment, engine, device, forced))
     return engine if not why else Engine(why=why)
 
 
@@ -324,7 +325,8 @@ class _Trial:
             name: torch.stack([dict(m.named_parameters())[name].detach() for m in self._models])
             for name, _ in self._models[0].named_parameters()
         }
-        leaves = [weights[name].requires_grad_() for name in names]
+        for name in names:
+            weights[name].requires_grad_()
         before = [state_beside_weights(model) for model in self._models]
         buffers = [self._buffers(model) for model in self._models]
         own = dict(vars(self._experiment))
@@ -332,8 +334,7 @@ class _Trial:
         theirs = [torch.Generator().manual_seed(1 + place) for place in range(len(self._models))]
         for _ in range(2):  # twice: a counter is another one by then
             x, y = self._x[self._places], self._y[self._places]
-            losses = stack.losses(weights, x, y, self._counts, ours)
-            found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+            losses, found = stack.gradients(weights, names, x, y, self._counts, ours)
             for place, model in enumerate(self._models):
                 with PrivateRandom(theirs[place]):
                     loss = self._experiment.loss(model, self._batch(place))

@@ -2,13 +2,13 @@
 
 ``torch.fx`` follows one call of ``forward`` with stand-ins for numbers and gives the operations in
 their order. From those is told whether each row of a batch is computed by itself, and a chain of
-known layers is run as products of stacks: all clients' weights as one tensor of shape (clients,
-...), their batches as (clients, rows, ...). What is not known here is left to ``torch.func.vmap``,
-which takes two to four times as long for small layers.
+known layers is run as products of stacks (``stacked_steps.py``). What is not known there is left to
+``torch.func.vmap``, which takes two to four times as long for small layers.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 import threading
 from collections.abc import Callable, Mapping
@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-__all__ = ["Layers", "read_layers"]
+from flautim_lab.training.stacked_steps import Dropout, Elementwise, Linear, Step, View
 
-#: Gets the share that is dropped and what of; returns what is left, each client's draw its own.
-Drop = Callable[[float, Tensor], Tensor]
+__all__ = ["Layers", "read_layers"]
 
 # Each number by itself, so that it does not matter how many dimensions there are before it.
 _ELEMENTWISE: dict[type[nn.Module], Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
@@ -58,34 +57,6 @@ _ROW_BY_ROW_FUNCTIONS: tuple[Any, ...] = (
 )
 
 
-class _StackedLinear(torch.autograd.Function):
-    """``nn.Linear`` for a stack of clients: (clients, rows, in) to (clients, rows, out).
-
-    Its own gradient of the weights, since that of ``baddbmm`` is computed transposed, which takes
-    five times as long where there are many inputs and few outputs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        turned = weight.transpose(1, 2)
-        return torch.bmm(x, turned) if bias is None else torch.baddbmm(bias[:, None], x, turned)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        return (
-            torch.bmm(gradient, weight) if wanted[0] else None,
-            torch.bmm(gradient.transpose(1, 2), x) if wanted[1] else None,
-            gradient.sum(1) if wanted[2] else None,
-        )
-
-
-Step = Callable[[dict[str, Any], Mapping[str, Tensor], Drop], Tensor]
-
-
 @dataclass(frozen=True)
 class Layers:
     """What was read from a model's ``forward``.
@@ -95,32 +66,14 @@ class Layers:
     row_by_row : bool
         No row of a batch depends on another one.
     steps : tuple or None
-        (name, step) for each operation in its order, where all of them are known as products.
+        Each operation in its order, where all of them are known as products.
     drops : bool
         Some of the steps drop out.
     """
 
     row_by_row: bool
-    steps: tuple[tuple[str, Step], ...] | None = None
+    steps: tuple[Step, ...] | None = None
     drops: bool = False
-
-    def run(self, weights: Mapping[str, Tensor], inputs: Tensor, drop: Drop) -> Tensor:
-        """Return the outputs of all clients, (clients, rows, ...).
-
-        Parameters
-        ----------
-        weights : mapping of str to Tensor
-            Each weight of the model by its name, (clients, ...).
-        inputs : Tensor
-            (clients, rows, ...).
-        drop : callable
-            Drops out.
-        """
-        known: dict[str, Any] = {"": inputs}
-        value = inputs
-        for name, step in self.steps or ():
-            value = known[name] = step(known, weights, drop)
-        return value
 
 
 class _Unknown(Exception):  # noqa: N818 - an answer: vmap has to do it
@@ -181,7 +134,7 @@ def read_layers(model: nn.Module) -> Layers:
     if not row_by_row:
         return Layers(False)
     try:
-        steps = tuple((node.name, reader.step(node)) for node in operations)
+        steps = tuple(reader.step(node) for node in operations)
     except _Unknown:
         return Layers(True)
     return Layers(True, steps, reader.drops)
@@ -278,26 +231,24 @@ class _Reader:
             If it is not known as one.
         """
         if self._is_size(node):
-            return lambda known, weights, drop: known[""]  # read by nobody: see _view
+            return Elementwise(node.name, "", lambda x: x)  # read by nobody: see _is_view
         source = self._source(node.args[0] if node.args else None)
         if node.op == "call_module":
-            return self._module(self._modules[str(node.target)], source)
+            return self._module(node.name, self._modules[str(node.target)], source)
         if self._flattened(node):
-            return lambda known, weights, drop: known[source].flatten(2)
+            return View(node.name, source)
         if self._is_view(node):
-            shape = tuple(node.args[2:])
-            return lambda known, weights, drop: known[source].reshape(
-                *known[source].shape[:2], *shape
-            )
+            shape: Any = node.args[2:]
+            return View(node.name, source, tuple(shape))
         if node.op == "call_function" and node.target in _ELEMENTWISE_FUNCTIONS:
             function: Any = node.target
             options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
             if len(node.args) > 1 or any(isinstance(o, fx.Node) for o in options.values()):
                 raise _Unknown
-            return lambda known, weights, drop: function(known[source], **options)
+            made = functools.partial(function, **options) if options else function
+            return Elementwise(node.name, source, made)
         if node.op == "call_method" and node.target in _ELEMENTWISE_METHODS:
-            method: Any = getattr(torch, str(node.target))
-            return lambda known, weights, drop: method(known[source])
+            return Elementwise(node.name, source, getattr(torch, str(node.target)))
         raise _Unknown
 
     def _source(self, argument: Any) -> str:
@@ -305,36 +256,19 @@ class _Reader:
             raise _Unknown
         return "" if argument.name == self._first else argument.name
 
-    def _module(self, module: Any, source: str) -> Step:
+    def _module(self, name: str, module: Any, source: str) -> Step:
         kind = type(module)
         if kind is nn.Linear:
-            return self._linear(module, source)
+            bias = None if module.bias is None else self._names[id(module.bias)]
+            return Linear(name, source, self._names[id(module.weight)], bias)
         if kind is nn.Dropout:
             self.drops = self.drops or module.p > 0
-            share = float(module.p)
-            return lambda known, weights, drop: drop(share, known[source])
+            return Dropout(name, source, float(module.p))
         if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-            return lambda known, weights, drop: known[source].flatten(2)
+            return View(name, source)
         if kind in (nn.Softmax, nn.LogSoftmax):
             function = torch.softmax if kind is nn.Softmax else torch.log_softmax
-            dim = int(module.dim) + 1
-            return lambda known, weights, drop: function(known[source], dim)
+            return Elementwise(name, source, functools.partial(function, dim=int(module.dim) + 1))
         if kind in _ELEMENTWISE:
-            made = _ELEMENTWISE[kind](module)
-            return lambda known, weights, drop: made(known[source])
+            return Elementwise(name, source, _ELEMENTWISE[kind](module))
         raise _Unknown
-
-    def _linear(self, module: Any, source: str) -> Step:
-        weight = self._names[id(module.weight)]
-        bias = None if module.bias is None else self._names[id(module.bias)]
-
-        def step(known: dict[str, Any], weights: Mapping[str, Tensor], drop: Drop) -> Tensor:
-            x = known[source]
-            wide = x.flatten(1, -2) if x.ndim > 3 else x
-            given = None if bias is None else weights[bias]
-            made: Tensor = _StackedLinear.apply(  # type: ignore[no-untyped-call]
-                wide, weights[weight], given
-            )
-            return made.reshape(*x.shape[:-1], made.shape[-1]) if x.ndim > 3 else made
-
-        return step

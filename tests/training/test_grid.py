@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flautim_lab.training import flower
 from flautim_lab.training.client_grid import Waiting
-from flautim_lab.training.grid import Deadline, LocalGrid, one_thread
+from flautim_lab.training.grid import Deadline, LocalGrid
 
 flower.prepare()
 
@@ -204,22 +203,3 @@ def test_threads_that_pay_are_kept():
         return Message(RecordDict(), reply_to=message)
 
     assert after_the_trial(side_by_side) == (2, [])
-
-
-def test_one_thread_is_for_the_calling_thread_alone():
-    torch.set_num_threads(2)
-    seen = {}
-
-    def worker():
-        one_thread()
-        seen["worker"] = torch.get_num_threads()
-
-    def later():
-        seen["later"] = torch.get_num_threads()
-
-    for target in (worker, later):
-        thread = threading.Thread(target=target)
-        thread.start()
-        thread.join()
-    assert seen == {"worker": 1, "later": 2}
-    assert torch.get_num_threads() == 2

@@ -254,3 +254,23 @@ def test_reading_a_model_leaves_the_modules_of_other_threads_alone():
         thread.join()
     assert errors == []
     assert nn.Module.__call__ is call
+
+
+def test_the_trial_takes_one_thread_of_torch_whatever_the_kernel_has():
+    seen = set()
+
+    class Noting(Net):
+        def forward(self, x):
+            if not isinstance(x, torch.fx.Proxy):
+                seen.add(torch.get_num_threads())
+            return super().forward(x)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = lab.Experiment(tensors(100), Noting, clients=20, batch_size=4)
+        seen.clear()
+        assert choose_engine(made, CPU).name == "cohort"
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
