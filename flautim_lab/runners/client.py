@@ -18,11 +18,11 @@ from flautim_lab.runners.watch import guard_watch
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.engine import Connection
-from flautim_lab.training.grid import one_thread
 from flautim_lab.training.keys import read_worker_key
 from flautim_lab.training.numerics import pick_device
 from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.strategies import client_mods, make_strategy
+from flautim_lab.training.threads import one_thread
 from flautim_lab.training.worker import Worker
 
 PATIENCE_SECONDS = 120.0  # a server that is not back by then does not come back

@@ -25,13 +25,14 @@ from flautim_lab.records.store import Records
 from flautim_lab.runners.keep import keep_model
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
-from flautim_lab.training.grid import Deadline, LocalGrid, one_thread, summary
+from flautim_lab.training.grid import Deadline, LocalGrid, summary
 from flautim_lab.training.numerics import make_plan, pick_device
 from flautim_lab.training.pool_worker import Job
 from flautim_lab.training.pooling import takes_means
 from flautim_lab.training.process_trial import ProcessTrial
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.strategies import Strategy, client_mods
+from flautim_lab.training.threads import one_thread
 from flautim_lab.training.usage import RoundUsage
 
 LOOK_SECONDS = 0.25  # how often a stop that comes from another process is looked for

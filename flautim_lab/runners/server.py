@@ -30,12 +30,13 @@ from flautim_lab.runners.process_files import ProcessFolder, RunFacts
 from flautim_lab.runners.watch import guard_watch
 from flautim_lab.training import checkpoint, flower
 from flautim_lab.training.engine import SuperLink
-from flautim_lab.training.grid import one_thread, summary
+from flautim_lab.training.grid import summary
 from flautim_lab.training.keys import ServerFiles
 from flautim_lab.training.numerics import pick_device
 from flautim_lab.training.server_app import Server, Stopped, serve
 from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.strategies import make_strategy
+from flautim_lab.training.threads import one_thread
 from flautim_lab.training.usage import RoundUsage
 from flautim_lab.training.worker_grid import WorkerGrid
 

@@ -23,9 +23,10 @@ from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app, make_context
 from flautim_lab.training.content import pack, unpack
-from flautim_lab.training.grid import ABANDONED, Abandoned, one_thread, summary
+from flautim_lab.training.grid import ABANDONED, Abandoned, summary
 from flautim_lab.training.numerics import NumericsPlan, make_plan
 from flautim_lab.training.parcel import Memory, unpack_objects
+from flautim_lab.training.threads import one_thread
 from flautim_lab.training.worker_usage import Usage
 
 LOOK_SECONDS = 1.0  # between looks whether the kernel lives, where the system does not tell
