@@ -104,6 +104,9 @@ class _Client:
     failed_round: int = 0
 
 
+_NOTHING = _Client()
+
+
 @dataclass
 class Follower:
     """Adds up events as they come; each is read once.
@@ -116,6 +119,10 @@ class Follower:
 
     seen: int = 0
     _clients: dict[int, _Client] = field(default_factory=dict)
+    # What was told of the clients last, and of whom there was news since: with many clients, few.
+    _told: tuple[ClientProgress, ...] = ()
+    _named: tuple[list[str], list[int]] = field(default_factory=lambda: ([], []))
+    _news: set[int] = field(default_factory=set)
     _waiting: Event | None = None
     _struck: list[Event] = field(default_factory=list)
     _usage: UsageFollower = field(default_factory=UsageFollower)
@@ -140,6 +147,7 @@ class Follower:
                     continue
                 if event.client == ALL_CLIENTS:
                     continue
+                self._news.add(event.client)
                 client = self._clients.setdefault(event.client, _Client())
                 if event.kind == "failure":
                     client.failures += int(event.round != client.failed_round)
@@ -174,23 +182,29 @@ class Follower:
             return self._profile.total()
 
     def clients(self, names: list[str], rows: list[int]) -> tuple[ClientProgress, ...]:
-        """Return what is known of each client, by number."""
+        """Return what is known of each client, by number; the same tuple where there is no news."""
         with self._lock:
-            result = []
-            for number, name in enumerate(names):
-                known = self._clients.get(number, _Client())
-                result.append(
-                    ClientProgress(
-                        number=number,
-                        name=name,
-                        rows=rows[number] if number < len(rows) else None,
-                        loss=known.loss,
-                        round=known.round,
-                        error=known.error,
-                        failures=known.failures,
-                    )
+            if (names, rows) != self._named:
+                self._named = (list(names), list(rows))
+                self._told = tuple(ClientProgress(n, name) for n, name in enumerate(names))
+                self._news.update(range(len(names)))
+            if not self._news:
+                return self._told
+            told = list(self._told)
+            for number in (number for number in self._news if number < len(names)):
+                known = self._clients.get(number, _NOTHING)
+                told[number] = ClientProgress(
+                    number=number,
+                    name=names[number],
+                    rows=rows[number] if number < len(rows) else None,
+                    loss=known.loss,
+                    round=known.round,
+                    error=known.error,
+                    failures=known.failures,
                 )
-            return tuple(result)
+            self._news.clear()
+            self._told = tuple(told)
+            return self._told
 
 
 def alarms(clients: Iterable[ClientProgress]) -> tuple[str, ...]:

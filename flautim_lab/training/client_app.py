@@ -33,7 +33,7 @@ from flautim_lab.training import flower, weights
 from flautim_lab.training.at_home import PRINTED, how_much, words_of
 from flautim_lab.training.cohorts import Cohorts
 from flautim_lab.training.content import arrays_in, config_in, named_config
-from flautim_lab.training.pooling import ROWS
+from flautim_lab.training.pooling import ARRAYS, ROWS
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import ClientTimes
@@ -218,7 +218,7 @@ class ClientHost:
     ) -> Message:
         measures = {f"train_{name}": value for name, value in result.items()}
         metrics = MetricRecord({**measures, ROWS: rows})
-        content = RecordDict({"arrays": arrays, "metrics": metrics})
+        content = RecordDict({ARRAYS: arrays, "metrics": metrics})
         if buffers:
             content["buffers"] = ConfigRecord({"buffers": buffers})
         return Message(content, reply_to=message)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -30,11 +31,15 @@ class ClientGrid(Grid):
         Called once per round of messages, when the first of them have left.
     waits : callable
         Gets one sentence that says what is waited for, "" when it has come.
+    taken : callable
+        Gets each answer as soon as it and those of all clients before it are there; what it takes
+        out of an answer is not held until the round ends.
     """
 
     def __init__(self, clients: int) -> None:
         self.sent: Callable[[], None] = lambda: None
         self.waits: Callable[[str], None] = lambda _sentence: None
+        self.taken: Callable[[Message], None] = lambda _answer: None
         self._clients = clients
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(flower.RUN_NUMBER)
@@ -74,6 +79,51 @@ class ClientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the answers of :meth:`push_messages`, each once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+
+class InTurn:
+    """Hands the answers of a round on in the order of its clients, whoever is done first.
+
+    An answer is held back for as long as that of a client before it is missing.
+
+    Parameters
+    ----------
+    take : callable
+        Gets each answer, in one thread after another.
+    blocks : sequence of sequences of int
+        The clients that are asked, in their order.
+    """
+
+    def __init__(self, take: Callable[[Message], None], blocks: Sequence[Sequence[int]]) -> None:
+        self._take = take
+        self._next = deque(client for block in blocks for client in block)
+        self._there: dict[int, Sequence[Message]] = {}
+
+    def add(self, clients: Sequence[int], answers: Sequence[Message]) -> None:
+        """Take in the answers of clients that follow one another, and hand on what is next.
+
+        Parameters
+        ----------
+        clients : sequence of int
+            All of whom have answered with that.
+        answers : sequence of Message
+            One of each client, or of several together.
+        """
+        self._there.update(dict.fromkeys(clients, ()))
+        self._there[clients[0]] = answers
+        while self._next and self._next[0] in self._there:
+            self._hand_on(self._next.popleft())
+
+    def end(self) -> None:
+        """Hand on the rest: those before them will not come any more."""
+        for client in self._next:
+            if client in self._there:
+                self._hand_on(client)
+        self._next.clear()
+
+    def _hand_on(self, client: int) -> None:
+        for answer in self._there.pop(client):
+            self._take(answer)
 
 
 class Waiting:

@@ -7,15 +7,15 @@ timing reaches a strategy.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
@@ -26,10 +26,10 @@ from flautim_lab.names import count
 from flautim_lab.training import flower
 from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, together_failed
 from flautim_lab.training.client_app import make_context
-from flautim_lab.training.client_grid import ClientGrid, Waiting
+from flautim_lab.training.client_grid import ClientGrid, InTurn, Waiting
 from flautim_lab.training.cores import usable_cores
-from flautim_lab.training.one_thread import one_thread
 from flautim_lab.training.pooling import members_of
+from flautim_lab.training.threads import Threads
 
 if TYPE_CHECKING:
     from flautim_lab.training.process_trial import ProcessTrial
@@ -79,50 +79,6 @@ class Deadline:
 
 
 _work = threading.local()
-
-
-class _Threads:
-    """Daemon threads that answer clients.
-
-    Not a ``ThreadPoolExecutor``: Python joins its threads at exit, so that a client that hangs
-    would keep a script from ending, and a script that ends would make its run fail.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._threads = [
-            threading.Thread(target=self._work, name=f"flautim-client-{n}", daemon=True)
-            for n in range(number)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have a function called by the next thread that is free."""
-        future: Future[Any] = Future()
-        self._queue.put((future, functools.partial(function, *arguments)))
-        return future
-
-    def _work(self) -> None:
-        one_thread()
-        while (item := self._queue.get()) is not None:
-            future, call = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
-                    future.set_exception(error)
-
-    def close(self, seconds: float) -> int:
-        """End the threads; returns how many are still busy after so many seconds."""
-        for _ in self._threads:
-            self._queue.put(None)
-        end = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(end - time.monotonic(), 0.0))
-        return sum(thread.is_alive() for thread in self._threads)
 
 
 class LocalGrid(ClientGrid):
@@ -181,7 +137,7 @@ class LocalGrid(ClientGrid):
         # measure with threads, one without. None: there is nothing to try.
         self._trial: int | None = 0 if workers == "auto" and self.workers > 1 else None
         self._with_threads = math.inf
-        self._pool: _Threads | None = None
+        self._pool: Threads | None = None
         self._waiting: Waiting | None = None
         self._missing: set[int] = set()
         self._contexts: dict[int, Context] = {}
@@ -209,19 +165,23 @@ class LocalGrid(ClientGrid):
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
             of_client = {message.metadata.dst_node_id: message for message in asked}
-            replies = self._in_processes(asked, order, timeout)
-            if replies is None:
-                blocks = in_blocks(of_client, self._blocks)
-                parts = [[of_client[client] for client in block] for block in blocks]
+            blocks = in_blocks(of_client, self._blocks)
+            turn = InTurn(self.taken, blocks)
+            replies: list[Message] = []
+            if not self._in_processes(asked, order, timeout, turn, replies):
+                there = {reply.metadata.src_node_id for reply in replies}
+                parts = [[of_client[c] for c in block if c not in there] for block in blocks]
+                parts = [part for part in parts if part]
                 if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
                     self.sent()
-                    answers = [self._answer_block(part, order) for part in parts]
+                    for part in parts:
+                        replies += _handed_in(turn, part, self._answer_block(part, order))
                 else:
-                    answers = self._on_threads(parts, order, timeout)
-                replies = [reply for part in answers for reply in part]
-                replies.sort(key=lambda reply: reply.metadata.src_node_id)
+                    replies += self._on_threads(parts, order, timeout, turn)
                 if trial is not None and len(parts) < self.workers:
                     trial = None
+            turn.end()
+            replies.sort(key=lambda reply: reply.metadata.src_node_id)
         finally:
             self._deadline.end()
             self._waiting.over()
@@ -268,54 +228,77 @@ class LocalGrid(ClientGrid):
                 self._processes.consider(seconds, best, self._rounds, content)
 
     def _in_processes(
-        self, asked: list[Message], order: int, timeout: float | None
-    ) -> list[Message] | None:
-        """Return the answers of worker processes; None where they do not pay."""
+        self,
+        asked: list[Message],
+        order: int,
+        timeout: float | None,
+        turn: InTurn,
+        replies: list[Message],
+    ) -> bool:
+        """Put answers of worker processes to the replies.
+
+        Returns whether that are all; where processes do not pay, or are lost, it is not.
+        """
         if self._processes is None or not self._processes.at_hand():
-            return None
-        replies = self._processes.answer(
+            return False
+
+        def answered(reply: Message) -> None:
+            client = reply.metadata.src_node_id
+            self._missing.discard(client)
+            replies.append(reply)
+            turn.add([client], [reply])
+
+        whole = self._processes.answer(
             asked,
             order,
+            answered,
             stopped=self._deadline.stopped,
             sent=self.sent,
-            answered=self._missing.discard,
             timeout=timeout,
             enough=self._enough,
         )
-        if replies is not None and len(replies) < len(asked) and not self._deadline.stopped():
+        if whole and len(replies) < len(asked) and not self._deadline.stopped():
             there = {reply.metadata.src_node_id for reply in replies}
             self._say_late(timeout, {m.metadata.dst_node_id for m in asked} - there)
-        return replies
+        return whole
 
     def _on_threads(
-        self, parts: list[list[Message]], order: int, timeout: float | None
-    ) -> list[list[Message]]:
+        self, parts: list[list[Message]], order: int, timeout: float | None, turn: InTurn
+    ) -> list[Message]:
         if self._pool is None:
-            self._pool = _Threads(self.workers)
-        futures: dict[Future[list[Message]], list[Message]] = {
+            self._pool = Threads(self.workers)
+        pending: dict[Future[list[Message]], list[Message]] = {
             self._pool.submit(self._answer_block, part, order): part for part in parts
         }
+        # Not ``concurrent.futures.wait``, which looks at all that are pending whenever one is done.
+        done: queue.SimpleQueue[Future[list[Message]]] = queue.SimpleQueue()
+        for future in pending:
+            future.add_done_callback(done.put)
         self.sent()
-        pending = set(futures)
+        replies: list[Message] = []
+        answered = 0
         end = None if timeout is None else time.monotonic() + timeout
         while pending:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
-                if sum(len(futures[future]) for future in set(futures) - pending) >= self._enough:
+                if answered >= self._enough and done.empty():
                     break
                 left = None  # not enough yet: wait for the next one, however long it takes
             # In slices: a client that hangs must not hide a stop.
             slice_ = LOOK_SECONDS if left is None else min(left, LOOK_SECONDS)
-            _, pending = wait(pending, timeout=slice_, return_when=FIRST_COMPLETED)
+            with contextlib.suppress(queue.Empty):
+                future = done.get(timeout=slice_)
+                part = pending.pop(future)
+                answered += len(part)
+                replies += _handed_in(turn, part, future.result())
             if self._deadline.stopped():
                 break
-        for future in pending:
+        late = {message.metadata.dst_node_id for part in pending.values() for message in part}
+        for future in list(pending):
             future.cancel()
-        if pending and timeout is not None and not self._deadline.stopped():
-            self._say_late(
-                timeout, {m.metadata.dst_node_id for future in pending for m in futures[future]}
-            )
-        return [future.result() for future in futures if future not in pending]
+        if late and timeout is not None and not self._deadline.stopped():
+            self._say_late(timeout, late)
+        return replies
 
     def _say_late(self, timeout: float | None, late: Iterable[int]) -> None:
         first = sorted(late)
@@ -369,6 +352,12 @@ class LocalGrid(ClientGrid):
         if self._deadline.is_now(order):
             self._missing.discard(client)
         return reply
+
+
+def _handed_in(turn: InTurn, part: list[Message], answers: list[Message]) -> list[Message]:
+    """Return the answers to a part of a round's messages, after they were handed on in turn."""
+    turn.add([message.metadata.dst_node_id for message in part], answers)
+    return answers
 
 
 def _is_training(messages: list[Message]) -> bool:

@@ -80,13 +80,15 @@ def make_plan(experiment: Experiment, device: torch.device) -> NumericsPlan:
         If ``engine="cohort"`` was asked for and cannot be.
     """
     engine = choose_engine(experiment, device)
-    pooled = engine.name == "cohort" and takes_means(experiment)
-    means = "the mean of each cohort, those in " if pooled else ""
+    aggregation = "client order, types of the parameters"
+    if takes_means(experiment):
+        of_each = "the mean of each cohort, those in " if engine.name == "cohort" else ""
+        aggregation = f"{of_each}client order, a running mean in double precision"
     return NumericsPlan(
         engine=engine.name,
         cohorts=engine.rule,
         threads_per_client=1,
-        aggregation=f"{means}client order, types of the parameters",
+        aggregation=aggregation,
         streams="seed, purpose, round, client",
         device=device.type,
         cpu_capability=torch.backends.cpu.get_cpu_capability(),

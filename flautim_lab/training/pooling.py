@@ -1,10 +1,10 @@
-"""A cohort's answers as one: the mean of its clients' weights, where a strategy takes no more.
+"""The answers of clients as one: the mean of their weights, where a strategy takes no more.
 
 A strategy that begins with the mean of all answers, weighted by rows, comes to the same weights
-within rounding from the means of cohorts, weighted by the rows of each. So a cohort's stack of
-weights need not outlive its training: what a round holds grows with its cohorts, not its clients.
-Each client's own measures go with the answer, and are recorded as ever; the strategy still makes
-the new weights.
+within rounding from that mean alone. So a cohort answers with the mean of its clients, and the
+answers of a round, cohorts' or single clients', are added up as they come, in client order: neither
+a cohort's stack of weights nor an answer's outlives its turn. Each client's own measures are
+recorded as ever, and the strategy still makes the new weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from torch import Tensor
 
+from flautim_lab.errors import TrainingError
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.home_dataset import HomeDataset
 from flautim_lab.experiment.strategies import STRATEGIES
 from flautim_lab.training import weights
-from flautim_lab.training.content import metrics_in, named_config
+from flautim_lab.training.content import arrays_in, metrics_in, named_config
 
 __all__ = [
+    "ARRAYS",
     "ROWS",
+    "RunningMean",
     "mean_weights",
     "measures_of",
     "members_of",
@@ -38,6 +41,7 @@ __all__ = [
 ROWS = "num-examples"  # Flower's key for the weight of an answer
 MEMBERS = "members"  # the record of who is in a cohort's answer, and of each one's measures
 CLIENTS = "clients"
+ARRAYS = "arrays"  # the record of an answer's weights
 
 
 def takes_means(experiment: Experiment) -> bool:
@@ -106,7 +110,7 @@ def pooled_answer(
     mean = float(np.dot(losses, np.asarray(rows) / total))
     content = RecordDict(
         {
-            "arrays": arrays,
+            ARRAYS: arrays,
             "metrics": MetricRecord({"train_loss": mean, ROWS: total}),
             MEMBERS: ConfigRecord(
                 {CLIENTS: list(clients), ROWS: list(rows), "train_loss": list(losses)}
@@ -147,3 +151,87 @@ def take_members(message: Message) -> None:
     """Take what tells of single clients out of a cohort's answer, before a strategy sees it."""
     if MEMBERS in message.content:
         del message.content[MEMBERS]
+
+
+class RunningMean:
+    """The mean of the weights that clients answer, weighted by rows; holds one model, in double.
+
+    Parameters
+    ----------
+    sent : ArrayRecord
+        The weights that the clients were sent. Those that all of them send back as they were stay
+        so, to the bit.
+    """
+
+    def __init__(self, sent: ArrayRecord) -> None:
+        self._sent = sent
+        self._rows = 0
+        self._only: ArrayRecord | None = None  # until there is another: it is the mean then
+        self._sums: dict[str, Any] = {}  # of the weights that somebody has changed
+        self._wrong = ""
+
+    def take(self, answer: Message) -> None:
+        """Add the weights of an answer, and take them out of it; one without any changes nothing.
+
+        Parameters
+        ----------
+        answer : Message
+            Of a client, or of a cohort.
+        """
+        if answer.has_error() or ARRAYS not in answer.content:
+            return
+        arrays = arrays_in(answer.content)
+        del answer.content[ARRAYS]
+        self._wrong = self._wrong or self._difference(arrays, answer.metadata.src_node_id)
+        if self._wrong:
+            return
+        rows: Any = metrics_in(answer.content)[ROWS]
+        if not self._rows:
+            self._only, self._rows = arrays, rows
+            return
+        if self._only is not None:
+            first, self._rows, before = self._only, 0, self._rows
+            self._only = None
+            self._add(first, before)
+        self._add(arrays, rows)
+
+    def put_into(self, answer: Message) -> set[str]:
+        """Let an answer stand for all; returns the names of the weights that nobody has changed.
+
+        Raises
+        ------
+        TrainingError
+            If an answer was of another model.
+        """
+        if self._wrong:
+            raise TrainingError(self._wrong)
+        if self._only is not None:
+            mean = self._only
+        else:
+            mean = ArrayRecord(dict(self._sent))
+            for name, total in self._sums.items():
+                mean[name] = weights.in_type_of(total / self._rows, self._sent[name])
+        answer.content[ARRAYS] = mean
+        answer.content["metrics"] = MetricRecord({ROWS: self._rows})
+        if self._only is not None:
+            return weights.unchanged(self._sent, [mean])
+        return set(self._sent) - set(self._sums)
+
+    def _add(self, arrays: ArrayRecord, rows: int) -> None:
+        for name, array in arrays.items():
+            if name not in self._sums:
+                if weights.equal(array, self._sent[name]):
+                    continue
+                self._sums[name] = weights.weighted(self._sent[name], self._rows)
+            self._sums[name] += weights.weighted(array, rows)
+        self._rows += rows
+
+    def _difference(self, arrays: ArrayRecord, client: int) -> str:
+        """Return what is wrong with the names or shapes of an answer, "" if nothing is."""
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        for name, array in self._sent.items():
+            if shapes.pop(name, None) != tuple(array.shape):
+                return f"client {client} answered with another {name!r} than it was sent"
+        if shapes:
+            return f"client {client} answered with a weight {next(iter(shapes))!r} of its own"
+        return ""

@@ -99,15 +99,22 @@ class ProcessTrial:
             return False
         return self._ready and (self._trial is None or TRIAL[len(self._trial)])
 
-    def answer(self, messages: Sequence[Message], order: int, **how: Any) -> list[Message] | None:
-        """Return the answers of worker processes (:meth:`WorkerPool.answer`); None without any."""
+    def answer(
+        self,
+        messages: Sequence[Message],
+        order: int,
+        answered: Callable[[Message], None],
+        **how: Any,
+    ) -> bool:
+        """Let worker processes answer (:meth:`WorkerPool.answer`); returns whether they did."""
         if self._pool is None:
-            return None
+            return False
         try:
-            return self._pool.answer(messages, order, **how)
+            self._pool.answer(messages, order, answered, **how)
         except PoolLostError as error:
             self._lost(error)
-            return None
+            return False
+        return True
 
     def judge(self, seconds: float) -> None:
         """Count a round of training; after the last of the trial, keep what was faster.

@@ -35,7 +35,14 @@ from flautim_lab.training.client_grid import ClientGrid
 from flautim_lab.training.content import arrays_in, metrics_in, named_config
 from flautim_lab.training.grid import ABANDONED
 from flautim_lab.training.numerics import pick_device
-from flautim_lab.training.pooling import ROWS, measures_of, members_of, take_members
+from flautim_lab.training.pooling import (
+    ROWS,
+    RunningMean,
+    measures_of,
+    members_of,
+    take_members,
+    takes_means,
+)
 from flautim_lab.training.stackable import choose_engine
 from flautim_lab.training.usage import RoundUsage
 
@@ -93,6 +100,7 @@ class Server:
         self._streaks: dict[int, int] = {}
         self._printed = 0
         self._at_home = at_home
+        self._takes_means = takes_means(experiment)
         # A rehearsal on the sample, too, shows what will be left out.
         screened = at_home or isinstance(experiment.dataset, HomeDataset)
         self._screen = Screen(experiment) if screened else None
@@ -177,24 +185,33 @@ class Server:
                     round_number, state.parameters, self._config(round_number), grid
                 )
             )
-        answers = self._ask(grid, messages, round_number, "train")
+        mean = RunningMean(state.parameters) if self._takes_means else None
+        taken = None if mean is None else mean.take
+        answers = self._ask(grid, messages, round_number, "train", taken=taken)
         # Read first: some strategies empty the records while they aggregate.
         losses = sorted(
             (one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0]
         )
         with self.usage.spent_on("aggregating"):
-            self._aggregate(round_number, answers)
+            self._aggregate(round_number, answers, mean)
         self._record(round_number, "train", losses, strip="train_")
 
-    def _aggregate(self, round_number: int, answers: list[Message]) -> None:
-        """Let the strategy make new weights."""
+    def _aggregate(
+        self, round_number: int, answers: list[Message], mean: RunningMean | None
+    ) -> None:
+        """Let the strategy make new weights, from all answers or from the mean of them."""
         experiment, state = self.experiment, self.state
-        buffers = [(_rows(m), _buffers(m)) for m in _good(answers)]
-        sent_back = [arrays_in(m.content) for m in _good(answers)]
-        kept = weights.unchanged(state.parameters, sent_back)
-        for record in sent_back:
-            weights.quick_to_read(record)
+        good = _good(answers)
+        buffers = [(_rows(m), _buffers(m)) for m in good]
+        if mean is None:
+            kept = weights.unchanged(state.parameters, [arrays_in(m.content) for m in good])
+        else:
+            for message in good:  # what the grid has not handed on
+                mean.take(message)
+            kept = mean.put_into(good[0])
+            answers = [good[0], *(m for m in answers if m.has_error())]
         for message in _good(answers):
+            weights.quick_to_read(arrays_in(message.content))
             take_members(message)
         _shared_measures(answers)
         with flower.private_random(experiment.seed, "aggregate", round_number):
@@ -281,8 +298,12 @@ class Server:
         round_number: int,
         what: str,
         everybody: bool = False,
+        taken: Callable[[Message], None] | None = None,
     ) -> list[Message]:
-        """Send messages, record failures, and return the answers in client order."""
+        """Send messages, record failures, and return the answers in client order.
+
+        ``taken`` gets each answer in that order before all are there, where the grid can.
+        """
         self._check_stop()
         timeout = None if everybody else self.experiment.round_timeout_seconds
         for message in messages:
@@ -290,6 +311,7 @@ class Server:
         if isinstance(grid, ClientGrid):
             grid.waits = functools.partial(self._waits, round_number, time.time())
             grid.sent = functools.partial(self._sent, what, round_number)
+            grid.taken = taken or (lambda _answer: None)
         with self.usage.waits_for(_SPENT_ON[what]):
             answers = list(grid.send_and_receive(messages, timeout=timeout))
         self._check_stop()

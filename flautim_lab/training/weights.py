@@ -74,6 +74,12 @@ def values(array: Array) -> np.ndarray:
     return np.frombuffer(data, array.dtype, offset=start).reshape(array.shape).copy()
 
 
+def _numbers(array: Array) -> np.ndarray:
+    """Return the numbers of an array, not to be written to: without a copy where they are kept."""
+    numbers: np.ndarray | None = array.__dict__.get("_numbers")
+    return values(array) if numbers is None else numbers
+
+
 class _Answered(Array):
     """An array that a strategy reads by :func:`values`."""
 
@@ -201,11 +207,27 @@ def unchanged(sent: ArrayRecord, answers: Sequence[ArrayRecord]) -> set[str]:
     return {
         name
         for name, array in sent.items()
-        if answers and all(name in a and _equal(a[name], array) for a in answers)
+        if answers and all(name in a and equal(a[name], array) for a in answers)
     }
 
 
-def _equal(one: Array, other: Array) -> bool:
+def weighted(array: Array, weight: float) -> np.ndarray:
+    """Return the numbers of an array times a weight, in double precision."""
+    numbers = _numbers(array)
+    wide = np.complex128 if np.iscomplexobj(numbers) else np.float64
+    product: np.ndarray = np.multiply(numbers, weight, dtype=wide)
+    return product
+
+
+def in_type_of(numbers: np.ndarray, array: Array) -> Array:
+    """Return numbers as an array, in the type of another one if that has fractions."""
+    own = np.dtype(array.dtype)
+    numbers = numbers.astype(own) if own.kind in "fc" else numbers
+    return _Kept(numbers, str(numbers.dtype))
+
+
+def equal(one: Array, other: Array) -> bool:
+    """Return whether two arrays are the same, bit for bit."""
     if one is other:
         return True
     return one.same_as(other) if isinstance(one, _Kept) else one.data == other.data

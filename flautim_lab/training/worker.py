@@ -37,32 +37,39 @@ RETRY_SECONDS = 0.25
 PULSE_SECONDS = 1.0  # a look whether it is time for a sign of life
 
 
-def make_work(content: RecordDict, kind: str, blocks: Sequence[Sequence[int]]) -> RecordDict:
+def make_work(
+    content: bytes | None, kind: str, blocks: Sequence[Sequence[int]], number: int = 0
+) -> RecordDict:
     """Return what is sent to a worker: one content, and the clients that it is for.
 
     Parameters
     ----------
-    content : RecordDict
-        What each of the clients is sent.
+    content : bytes, optional
+        What each of the clients is sent (:func:`~flautim_lab.training.content.pack`). Without, it
+        is that of the work before, whose number is the same.
     kind : str
         Flower's message type: ``train``, ``evaluate`` or ``query``.
     blocks : sequence of sequences of int
         Numbers of the clients, those that are handled together in one of them.
+    number : int
+        Of the content.
     """
     work = ConfigRecord(
         {
             "kind": kind,
             "clients": [client for block in blocks for client in block],
             "blocks": [len(block) for block in blocks],
-            "content": pack(content),
+            "number": number,
         }
     )
+    if content is not None:
+        work["content"] = content
     return RecordDict({"work": work})
 
 
 def make_farewell() -> RecordDict:
     """Return what tells a worker that there is no more work."""
-    return make_work(RecordDict(), END, [])
+    return make_work(None, END, [])
 
 
 def is_farewell(message: Message) -> bool:
@@ -156,11 +163,12 @@ class Worker:
         self._usage = Usage()
         self._connection: Connection | None = None
         self._contexts: dict[int, Context] = {}
+        self._content = (0, RecordDict())  # of the last work, and its number
 
     def answer(self, message: Message) -> Message:
         """Return the answers of the clients that a message is for."""
         work: Mapping[str, Any] = message.content.config_records["work"]
-        content = unpack(work["content"])
+        content = self._read(work)
         clients, contents, errors = [], [], []
         begin = time.perf_counter()
         left = iter(work["clients"])
@@ -197,6 +205,21 @@ class Worker:
             }
         )
         return Message(RecordDict({"answers": record}), reply_to=message)
+
+    def _read(self, work: Mapping[str, Any]) -> RecordDict:
+        """Return what the clients are sent, read once however many portions it comes with.
+
+        Raises
+        ------
+        TrainingError
+            If it is not there.
+        """
+        number = int(work["number"])
+        if "content" in work:
+            self._content = (number, unpack(work["content"]))
+        elif self._content[0] != number:
+            raise TrainingError("work came without the weights that it is about")
+        return self._content[1]
 
     def _together(self, content: RecordDict, kind: str, block: list[int]) -> RecordDict | None:
         """Let a block be computed as one; what fails is found where each client is by itself."""

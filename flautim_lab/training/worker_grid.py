@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
 from flautim_lab.errors import TrainingError
 from flautim_lab.names import count
 from flautim_lab.records.event import WORKER_LOST
 from flautim_lab.training.blocks import Blocks, in_blocks, one_by_one
-from flautim_lab.training.client_grid import ClientGrid, Waiting
+from flautim_lab.training.client_grid import ClientGrid, InTurn, Waiting
+from flautim_lab.training.content import pack
 from flautim_lab.training.engine import Refused, SuperLink
 from flautim_lab.training.worker import (
     UNREADABLE,
@@ -36,16 +37,21 @@ PARTS = 3  # a worker gets its clients in so many portions, so that one may be t
 LONGEST_SECONDS = 30 * 24 * 3600.0  # that a worker may take for its clients; Flower's own is 12 h
 REFUSED_SECONDS = 60.0  # without one message that the SuperLink takes: it never will
 SHORT_SECONDS = 1.0  # work that takes no longer goes out in one portion
+PORTION_BYTES = 2**25  # of weights that a worker answers with at once
 
 
 @dataclass(frozen=True)
 class Flight:
-    """Work that is under way: where, since which activation, and what it was made from."""
+    """Work that is under way: where, since which activation, and what it was made from.
+
+    ``content`` is the number of what the clients are sent.
+    """
 
     slot: int
     node: int
     activated: float
     questions: Mapping[int, Message]
+    content: int
 
 
 class WorkerGrid(ClientGrid):
@@ -103,6 +109,10 @@ class WorkerGrid(ClientGrid):
         self._log = log
         self._connected: dict[int, float] = {}
         self._refused_since: float | None = None
+        # What clients are sent: it itself, its number, and its bytes.
+        self._content: tuple[RecordDict | None, int, bytes] = (None, 0, b"")
+        #: Which content a worker has read last, by node and activation.
+        self._read: dict[tuple[int, float], int] = {}
         #: Seconds per client, by slot and type of message, when it last answered.
         self._pace: dict[tuple[int, str], float] = {}
         #: Called with a slot when its worker has connected, or has answered.
@@ -129,6 +139,7 @@ class WorkerGrid(ClientGrid):
         answered: dict[int, Message] = {}
         flights: dict[str, Flight] = {}
         state = Waiting(self.waits, asked, self._enough, timeout)
+        turn = InTurn(self.taken, blocks)
         begin = time.monotonic()
         left = False
         while len(answered) < asked and not self._stopped():
@@ -140,6 +151,8 @@ class WorkerGrid(ClientGrid):
                 self.sent()
             fresh = self._receive(flights, waiting)
             answered.update(fresh)
+            for client, answer in fresh.items():
+                turn.add([client], [answer])
             missing = {client for flight in flights.values() for client in flight.questions}
             state.look(missing | set(waiting), self._why(here))
             late = timeout is not None and time.monotonic() - begin >= timeout
@@ -148,8 +161,10 @@ class WorkerGrid(ClientGrid):
                 break
             if not fresh:
                 time.sleep(LOOK_SECONDS)
+        turn.end()
         state.over()
         self._link.forget(flights)
+        self._content = (None, self._content[1], b"")
         # Those without anything in them are part of their cohort's.
         return [m for _, m in sorted(answered.items()) if m.has_error() or len(m.content)]
 
@@ -173,6 +188,7 @@ class WorkerGrid(ClientGrid):
         for slot, (_, activated) in here.items():
             if self._connected.get(slot) != activated:
                 self._connected[slot] = activated
+                self._read = {at: n for at, n in self._read.items() if at in here.values()}
                 self.heard(slot)
         return here
 
@@ -237,7 +253,11 @@ class WorkerGrid(ClientGrid):
             first = waiting[there[0][0]]
             portion = self._portion(slot, there, waiting, len(meant))
             questions = {client: waiting[client] for block in portion for client in block}
-            work = make_work(first.content, first.metadata.message_type, portion)
+            number, packed = self._packed(first.content)
+            known = self._read.get((node, activated)) == number
+            work = make_work(
+                None if known else packed, first.metadata.message_type, portion, number
+            )
             try:
                 message_id = self._link.send(Message(work, node, WORK, ttl=LONGEST_SECONDS))
             except Refused as error:  # lost between two looks; the next one sees it
@@ -249,9 +269,17 @@ class WorkerGrid(ClientGrid):
                     ) from error
                 continue
             self._refused_since = None
-            flights[message_id] = Flight(slot, node, activated, questions)
+            flights[message_id] = Flight(slot, node, activated, questions, number)
             for client in questions:
                 del waiting[client]
+
+    def _packed(self, content: RecordDict) -> tuple[int, bytes]:
+        """Return the number and the bytes of a content, made once where all clients are sent it."""
+        last, number, data = self._content
+        if last is not content:
+            number, data = number + 1, pack(content)
+            self._content = (content, number, data)
+        return number, data
 
     def _portion(
         self,
@@ -260,9 +288,12 @@ class WorkerGrid(ClientGrid):
         waiting: Mapping[int, Message],
         slots: int,
     ) -> list[Sequence[int]]:
-        """Return the blocks that a worker gets next: a part of them, where all would take long."""
+        """Return the blocks that a worker gets next: not all, where those take long or much."""
         first = waiting[blocks[0][0]]
         kind = first.metadata.message_type
+        if kind.startswith(MessageType.TRAIN):
+            # A block answers with weights at least once.
+            blocks = blocks[: max(1, PORTION_BYTES // max(1, len(self._packed(first.content)[1])))]
         number = sum(map(len, blocks))
         most = number
         if self._pace.get((slot, kind), math.inf) * number > SHORT_SECONDS:
@@ -303,6 +334,7 @@ class WorkerGrid(ClientGrid):
                 waiting.update(flight.questions)
                 continue
             self.heard(flight.slot)
+            self._read[flight.node, flight.activated] = flight.content
             used = read_resources(reply)
             self.used(flight.slot, used)
             kind = next(iter(flight.questions.values())).metadata.message_type

@@ -120,26 +120,26 @@ class WorkerPool:
         self,
         messages: Sequence[Message],
         order: int,
+        answered: Callable[[Message], None],
         *,
         stopped: Callable[[], bool],
         sent: Callable[[], None] = lambda: None,
-        answered: Callable[[int], None] = lambda _client: None,
         timeout: float | None = None,
         enough: int = 1,
-    ) -> list[Message]:
-        """Return the answers of clients, in the order of their messages.
+    ) -> None:
+        """Have clients answer.
 
         Parameters
         ----------
         messages : sequence of Message
         order : int
             The number of this round of messages, from 1.
+        answered : callable
+            Gets each answer when it is there.
         stopped : callable
-            Tells whether nobody waits any more: then only the answers that are there are returned.
+            Tells whether nobody waits any more: then no more answers come.
         sent : callable
             Called when the first messages have left.
-        answered : callable
-            Called with the number of each client that has answered.
         timeout : float, optional
             Seconds after which ``enough`` answers are enough.
         enough : int
@@ -152,18 +152,18 @@ class WorkerPool:
         self._want(order)
         self._content = (None, 0, 0)
         todo = list(range(len(messages)))
-        found: dict[int, Message] = {}
+        found = 0
         deaths: Counter[int] = Counter()
         end = None if timeout is None else time.monotonic() + timeout
         told = False
         try:
-            while len(found) < len(messages):
+            while found < len(messages):
                 self._give(messages, todo, order)
                 if not told:
                     told = True
                     sent()
                 left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0 and len(found) >= enough:
+                if left is not None and left <= 0 and found >= enough:
                     break
                 slice_ = LOOK_SECONDS if left is None or left <= 0 else min(left, LOOK_SECONDS)
                 for part, note in self._hear(slice_):
@@ -174,7 +174,7 @@ class WorkerPool:
                     if isinstance(note, Answer):
                         # The next tasks first: reading the answer takes as long as it takes.
                         self._give(messages, todo, order)
-                        found[part] = self._reply(message, note)
+                        reply = self._reply(message, note)
                     else:
                         deaths[part] += 1
                         if deaths[part] < MOST_DEATHS:
@@ -185,15 +185,15 @@ class WorkerPool:
                             )
                             continue
                         code, why = ErrorCode.CLIENT_APP_CRASHED, _killed(client, note)
-                        found[part] = Message(Error(code, why), reply_to=message)
-                    answered(client)
+                        reply = Message(Error(code, why), reply_to=message)
+                    found += 1
+                    answered(reply)
                 if stopped():
                     break
         finally:
             self._want(0)
             for worker in self._workers:
                 worker.part = None
-        return [found[part] for part in sorted(found)]
 
     def close(self) -> None:
         """End the processes: those that are idle at once, those at work with their next batch."""

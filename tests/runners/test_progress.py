@@ -61,6 +61,23 @@ def test_a_client_that_fails_three_rounds_running_is_an_alarm():
     assert alarms([named]) == ("client 3 (BH-42) has failed in 5 rounds running: no sensor",)
 
 
+def test_only_clients_with_news_are_told_anew():
+    names, rows = [f"client {number}" for number in range(4)], [5, 6, 7]
+    follower = followed(Event(1, 0.0, "metric", 1, 2, "train", "loss", 0.5))
+    before = follower.clients(names, rows)
+    assert before[2] == ClientProgress(2, "client 2", rows=7, loss=0.5, round=1)
+    assert before[3] == ClientProgress(3, "client 3")
+    assert follower.clients(names, rows) is before
+    follower.read([failure(2, 2, client=1), failure(3, 2, client=9)])  # 9 has no name
+    after = follower.clients(names, rows)
+    assert [one is other for one, other in zip(after, before, strict=True)] == [1, 0, 1, 1]
+    assert after[1] == ClientProgress(1, "client 1", 6, error="ValueError: no sensor", failures=1)
+    assert follower.clients(["a", "b"], []) == (
+        ClientProgress(0, "a"),
+        ClientProgress(1, "b", error="ValueError: no sensor", failures=1),
+    )
+
+
 def test_faults_are_followed_as_they_come():
     follower = followed(Event(1, 10.0, "fault", 2, name="server", text="killed"))
     assert [fault.words() for fault in follower.faults()] == ["server killed"]

@@ -15,6 +15,7 @@ from flautim_lab.training import flower, weights
 from flautim_lab.training.at_home import REFUSED, words_of
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.client_grid import ClientGrid
+from flautim_lab.training.content import pack
 from flautim_lab.training.server_app import Server, serve
 from flautim_lab.training.strategies import make_strategy
 from flautim_lab.training.worker import UNREADABLE, Worker, make_work, read_answers, read_resources
@@ -50,7 +51,7 @@ class WorkerHere(ClientGrid):
     def send_and_receive(self, messages, *, timeout=None):
         answers = []
         for each in messages:
-            work = make_work(each.content, each.metadata.message_type, [[0]])
+            work = make_work(pack(each.content), each.metadata.message_type, [[0]])
             reply = self.worker.answer(Message(work, 1, "query.work"))
             self.change(reply)
             try:
@@ -200,7 +201,6 @@ def test_weights_and_buffers_are_those_of_the_model(volume, kind, monkeypatch):
 
 def answers_as(content):
     """A worker whose process is no longer ours answers with this."""
-    from flautim_lab.training.worker import pack
 
     def change(reply):
         reply.content.config_records["answers"]["contents"] = [pack(RecordDict(content))]

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flautim_lab.training import flower
-from flautim_lab.training.client_grid import Waiting
+from flautim_lab.training.client_grid import InTurn, Waiting
 from flautim_lab.training.grid import Deadline, LocalGrid
 
 flower.prepare()
@@ -40,10 +40,62 @@ def echo(message, context, deadline):
 def test_answers_come_in_client_order_whatever_the_threads():
     for workers in (1, 4):
         here = grid(echo, workers=workers)
+        taken = []
+        here.taken = taken.append
         replies = here.send_and_receive(ask([3, 1, 0, 2]))
         here.close()
+        assert taken == replies
         assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2, 3]
         assert [reply.content["m"]["client"] for reply in replies] == [0, 1, 2, 3]
+
+
+def test_an_answer_waits_for_those_before_it_alone():
+    taken = []
+    turn = InTurn(taken.append, [[0, 1], [2], [3], [4], [5]])
+    turn.add([2], ["of 2"])
+    turn.add([4], ["of 4"])
+    assert taken == []
+    turn.add([0, 1], ["of 0 and 1", "why 1 failed"])
+    assert taken == ["of 0 and 1", "why 1 failed", "of 2"]
+    turn.add([5], ["of 5"])
+    turn.end()  # 3 is late
+    assert taken[3:] == ["of 4", "of 5"]
+
+
+class LostProcesses:
+    """Answers some of the messages, as processes do that are lost then."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def at_hand(self):
+        return True
+
+    def answer(self, messages, order, answered, **how):
+        for message in messages[2:0:-1]:
+            answered(self.app(message))
+        return False
+
+    def judge(self, seconds):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_what_lost_processes_have_answered_is_not_done_again():
+    asked, taken = [], []
+
+    def answer(message, context=None, deadline=None):
+        asked.append(message.metadata.dst_node_id)
+        return Message(RecordDict(), reply_to=message)
+
+    here = grid(answer, workers=1, processes=LostProcesses(answer))
+    here.taken = taken.append
+    replies = here.send_and_receive(ask(range(4)))
+    assert taken == replies
+    assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2, 3]
+    assert asked == [2, 1, 0, 3]
 
 
 def test_a_failure_is_an_answer_with_its_traceback():

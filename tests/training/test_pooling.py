@@ -1,4 +1,4 @@
-"""Cohorts that answer with their mean: the strategy comes to the weights it would have come to.
+"""Answers that are added up as they come: the strategy comes to the weights it would have come to.
 
 The tolerance is the promise: of the largest change of each weight, 1e-12 in float64 and 2e-5 in
 float32 for strategies that take the mean as it is; 1e-9 and 1e-3 for those that divide by small
@@ -11,16 +11,18 @@ import flwr.serverapp.strategy as flower_strategies
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 import flautim_lab as lab
+from flautim_lab.errors import TrainingError
 from flautim_lab.experiment.strategies import STRATEGIES
 from flautim_lab.records.event import ALL_CLIENTS
 from flautim_lab.records.store import Records
 from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ClientHost, make_client_app
+from flautim_lab.training.content import pack
 from flautim_lab.training.grid import Deadline, LocalGrid
-from flautim_lab.training.pooling import mean_weights, members_of, takes_means
+from flautim_lab.training.pooling import RunningMean, mean_weights, members_of, takes_means
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import make_strategy
 from flautim_lab.training.worker import Worker, make_work, read_answers
@@ -50,22 +52,26 @@ def sampled(model=Net, **settings):
     return lab.Experiment(tensors(330), model, partition=sizes, **settings)
 
 
-def grid_of(made, pools):
+def grid_of(made, pools, workers=1):
     host = ClientHost(made, CPU, pools=pools)
-    assert host.engine.name == "cohort", host.engine.why
+    assert made.engine == host.engine.name or made.engine == "auto", host.engine.why
     return LocalGrid(
         make_client_app(host, []),
         len(made.splits),
         Deadline(lambda: False),
-        workers=1,
+        workers=workers,
         blocks=lambda clients: host.engine.blocks(made, clients),
         prepare=host.cohorts.prepare,
     )
 
 
-def learn(made, pools, run_id):
+def learn(made, pools, run_id, workers=1):
+    """Return weights and metrics; without ``pools`` the strategy is given each client's answer."""
     server = server_of(made, make_strategy(made), run_id)
-    serve(server, grid_of(made, pools))
+    server._takes_means = pools
+    grid = grid_of(made, pools, workers)
+    serve(server, grid)
+    grid.close()
     server.recorder.flush()
     metrics = [
         (event.round, event.client, event.split, event.name, event.value)
@@ -74,10 +80,13 @@ def learn(made, pools, run_id):
     return server.state_dict(), metrics
 
 
-@pytest.mark.parametrize("model", [Net, Double])
-@pytest.mark.parametrize("strategy", MEANS)
-def test_the_strategy_comes_to_the_same_weights(strategy, model):
-    made = sampled(model, strategy=strategy)
+@pytest.mark.parametrize(
+    ("strategy", "model", "engine"),
+    [(strategy, model, "cohort") for strategy in MEANS for model in (Net, Double)]
+    + [("FedAvg", Net, "loop"), ("FedAvg", Double, "loop"), ("FedAdam", Double, "loop")],
+)
+def test_the_strategy_comes_to_the_same_weights(strategy, model, engine):
+    made = sampled(model, strategy=strategy, engine=engine)
     begin = {name: tensor.clone() for name, tensor in made.build_model().state_dict().items()}
     (ours, mine), (theirs, other) = learn(made, True, "pooled"), learn(made, False, "each")
     divides = strategy in ("FedAdam", "FedYogi", "FedAdagrad")
@@ -94,6 +103,33 @@ def test_the_strategy_comes_to_the_same_weights(strategy, model):
     assert len(train) == 20
     assert all(row == there for row, there in train)
     assert [row[4] for row in mine] == pytest.approx([row[4] for row in other], rel=1e-2)
+
+
+@pytest.mark.parametrize("engine", ["cohort", "loop"])
+def test_the_bits_do_not_depend_on_who_is_done_first(engine):
+    made = sampled(engine=engine, rounds=2)
+    (one, mine), (several, theirs) = learn(made, True, "one"), learn(made, True, "several", 4)
+    assert all(torch.equal(one[name], value) for name, value in several.items())
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("engine", ["cohort", "loop"])
+def test_the_strategy_is_given_one_answer_for_all_and_who_failed(engine, monkeypatch):
+    made = sampled(engine=engine, rounds=1)
+    made.dataset.tensors[0][torch.from_numpy(made.splits[13].train)] = torch.nan
+    given = []
+
+    def aggregate(self, server_round, replies, known=flower_strategies.FedAvg.aggregate_train):
+        given.extend(replies)
+        return known(self, server_round, given)
+
+    monkeypatch.setattr(flower_strategies.FedAvg, "aggregate_train", aggregate)
+    learn(made, True, "given")
+    whole, failed = given
+    rows = [len(one.train) for client, one in enumerate(made.splits) if client != 13]
+    assert whole.content["metrics"]["num-examples"] == sum(rows)
+    assert failed.has_error()
+    assert failed.metadata.src_node_id == 13
 
 
 def ask(made, pools):
@@ -129,7 +165,7 @@ def test_a_worker_sends_one_answer_a_cohort():
     app = make_client_app(host, [])
     worker = Worker(app, 20, lambda: False, prepare=host.cohorts.prepare, times=host.times)
     blocks = host.engine.blocks(made, range(20))
-    reply = worker.answer(Message(make_work(content, "train", blocks), 1, "query.work"))
+    reply = worker.answer(Message(make_work(pack(content), "train", blocks), 1, "query.work"))
     answers = read_answers(reply)
     assert list(answers) == list(range(20))
     assert [client for client, answer in answers.items() if len(answer)] == [0, 10]
@@ -144,6 +180,60 @@ def test_the_mean_is_weighted_by_rows_and_what_nobody_changed_stays():
     assert mean["w"].numpy().tolist() == [3.25, 6.5]
     assert mean["same"] is sent["same"]
     assert weights.unchanged(sent, [mean]) == {"same"}
+
+
+def answer_of(client, rows, **arrays):
+    made = {name: weights.kept(torch.tensor(value)) for name, value in arrays.items()}
+    content = {"arrays": ArrayRecord(made), "metrics": MetricRecord({"num-examples": rows})}
+    return Message(RecordDict(content), reply_to=Message(RecordDict(), client, "train"))
+
+
+def test_a_running_mean_holds_the_sum_and_not_the_answers():
+    flower.prepare()
+    start = {"w": torch.tensor([1.0, 2.0]), "same": torch.tensor([0.1]), "late": torch.zeros(1)}
+    mean = RunningMean(ArrayRecord({name: weights.kept(value) for name, value in start.items()}))
+    answers = [
+        answer_of(0, 1, w=[1.0, 2.0], same=[0.1], late=[0.0]),
+        answer_of(1, 3, w=[5.0, 10.0], same=[0.1], late=[0.0]),
+        answer_of(2, 4, w=[1.0, 2.0], same=[0.1], late=[4.0]),
+    ]
+    for answer in answers:
+        mean.take(answer)
+        mean.take(answer)  # it has none any more
+        assert list(answer.content) == ["metrics"]
+    assert mean.put_into(answers[0]) == {"same"}
+    made = answers[0].content["arrays"]
+    assert [made[name].numpy().tolist() for name in ("w", "late")] == [[2.5, 5.0], [2.0]]
+    assert made["w"].dtype == "float32"
+    assert answers[0].content["metrics"]["num-examples"] == 8
+
+
+def test_one_answer_is_the_mean_as_it_is():
+    flower.prepare()
+    mean = RunningMean(ArrayRecord({"w": weights.kept(torch.tensor([0.1]))}))
+    answer = answer_of(0, 3, w=[0.3])
+    sent = answer.content["arrays"]
+    mean.take(answer)
+    assert mean.put_into(answer) == set()
+    assert answer.content["arrays"]["w"] is sent["w"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"w": [1.0]}, "client 1 answered with another 'w' than it was sent"),
+        ({"v": [1.0, 2.0]}, "client 1 answered with another 'w' than it was sent"),
+        ({"w": [1.0, 2.0], "v": [1.0]}, "client 1 answered with a weight 'v' of its own"),
+    ],
+)
+def test_an_answer_of_another_model_is_said(arrays, sentence):
+    flower.prepare()
+    mean = RunningMean(ArrayRecord({"w": weights.kept(torch.tensor([1.0, 2.0]))}))
+    answers = [answer_of(0, 1, w=[1.0, 2.0]), answer_of(1, 1, **arrays)]
+    for answer in answers:
+        mean.take(answer)
+    with pytest.raises(TrainingError, match=sentence):
+        mean.put_into(answers[0])
 
 
 def test_only_flowers_own_strategies_are_known_to_take_means():

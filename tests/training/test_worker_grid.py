@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from flautim_lab.errors import TrainingError
-from flautim_lab.training import engine, flower, keys
+from flautim_lab.training import engine, flower, keys, worker, worker_grid
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import client_mods, make_strategy
@@ -146,6 +146,30 @@ def test_answers_come_in_client_order_and_failures_with_their_traceback(fleet):
     assert list(here.grid.get_node_ids()) == list(range(7))
     ids = list(here.grid.push_messages(ask([1])))
     assert numbers(here.grid.pull_messages(ids)) == [1]
+
+
+def test_a_worker_is_sent_the_weights_once_a_round(fleet, monkeypatch):
+    packed, unpacked = [], []
+    pack, unpack = worker_grid.pack, worker.unpack
+    monkeypatch.setattr(worker_grid, "pack", lambda content: packed.append(1) or pack(content))
+    monkeypatch.setattr(worker, "unpack", lambda data: unpacked.append(data) or unpack(data))
+    # Weights that are so large that each client's answer goes by itself.
+    monkeypatch.setattr(worker_grid, "PORTION_BYTES", 1)
+    here = fleet(echo_app(), 4, 2)
+    taken = []
+    here.grid.taken = taken.append
+    for number in (1, 2):
+        config = ConfigRecord({"server-round": number})
+        content = RecordDict({"config": config})
+        replies = here.grid.send_and_receive([Message(content, n, "train") for n in range(4)])
+        assert numbers(replies) == numbers(taken) == list(range(4))
+        taken.clear()
+        assert len(packed) == number
+        assert 1 <= sum(data == pack(content) for data in unpacked) <= 2
+    # A worker that begins anew is sent them again.
+    here.lose(0)
+    here.start(0)
+    assert numbers(here.grid.send_and_receive(ask(range(4)))) == list(range(4))
 
 
 def test_a_lost_workers_clients_go_to_another_and_are_asked_again(fleet):
