@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from flautim_lab.catalog.things import Answer, GrantRequest, RunUse
 from flautim_lab.errors import CatalogError, FlautimError
 from flautim_lab.jupyter.panel import code
+from flautim_lab.jupyter.panel.confirming import Confirmed, any_code
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
@@ -170,6 +171,14 @@ class _Request:
             self._wrong = html("", "lab-wrong")
             self._wrong.layout.display = "none"
             project = whole.project
+            wide = Confirmed(
+                context,
+                text("Grant any code of {project}", project=project),
+                lambda: any_code(text, whole.dataset, project),
+                text("Yes, grant any code"),
+                lambda: self._answer(Answer.ANY_CODE),
+                icon="check",
+            )
             parts += [
                 row(
                     self._until,
@@ -180,13 +189,9 @@ class _Request:
                         icon="check",
                         kind="primary",
                     ),
-                    button(
-                        context,
-                        text("Grant any code of {project}", project=project),
-                        lambda: self._answer(Answer.ANY_CODE),
-                        icon="check",
-                    ),
+                    wide.button,
                 ),
+                wide.widget,
                 row(
                     self._reason,
                     button(context, text("Refuse"), lambda: self._answer(Answer.NO), icon="times"),

@@ -248,8 +248,20 @@ def test_a_dataset_is_registered_by_form_and_by_code_and_granted(drive, home):
     ]
     drive.panel.catalog.add_institution("Other")
     drive.panel.catalog.add_project("other", "Roads")
+    drive.set("Project", "roads")
+    drive.press("Grant any code")
+    assert "'roads' is no reference" in drive.words
     drive.set("Project", "other/roads")
-    drive.press("Give grant")
+    drive.press("Grant any code")
+    assert "Any code of other/roads could then read local/trips" in drive.words
+    drive.set("Project", "other/roads2")  # what was asked about is another thing now
+    drive.set("Project", "other/roads")
+    assert "could then read" not in drive.words
+    drive.press("Grant any code")
+    drive.press("Cancel")
+    assert not drive.panel.catalog.granted("local/trips", "other/roads")
+    drive.press("Grant any code")
+    drive.press("Yes, grant any code")
     assert drive.panel.catalog.granted("local/trips", "other/roads")
     drive.press("End the grant of other/roads")
     assert not drive.panel.catalog.granted("local/trips", "other/roads")
@@ -439,6 +451,9 @@ def test_a_data_owner_answers_a_request(drivers, home):
     assert "would be over already" in bruno.words
     assert ana.grant_requests(project="ufmg/flowers", waiting=True).total == 1
     bruno.set("until", today)
+    bruno.press("Grant any code of ufmg/flowers")
+    assert "Any code of ufmg/flowers could then read ifnmg/iris" in bruno.words
+    assert ana.grant_requests(project="ufmg/flowers", waiting=True).total == 1
     bruno.press("Grant this code")
     assert "granted for this code by bruno" in bruno.words
     assert f"until {today} 23:59" in bruno.words  # in the audit
