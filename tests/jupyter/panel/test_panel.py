@@ -365,6 +365,34 @@ def test_a_run_is_stopped_and_run_again_from_its_page(drive, home):
     assert catalog.runs("local/flowers").total == 2
 
 
+def test_of_rows_that_stay_home_the_registered_number_is_shown(drive, home):
+    first = flowers(drive.panel.catalog, home)
+    catalog = drive.panel.catalog
+    catalog.add_institution("Other", key="other")
+    iris_frame()[:90].to_csv(home / "few.csv", index=False)
+    lab.register_dataset("other", home / "few.csv", target="species", name="Iris", key="iris")
+    catalog.give_grant("other/iris", "local/flowers")
+    both = catalog.save_experiment(
+        "local/flowers",
+        "Both",
+        model=first.model,
+        dataset=first.dataset,
+        more_datasets=["other/iris"],
+        settings={},
+    )
+    at_home = {"runner": "cluster", "rounds": 1, "plan": {}}
+    for clients, said in ((2, ["150 registered", "90 registered"]), (4, ["of 90 registered"] * 2)):
+        record = f"r20261130-12000{clients}-both-7d1947b4"
+        told = at_home | {"name": "Both", "clients": clients, "settings": {"client_rows": []}}
+        drive.panel.records.create_run(record, **told)
+        catalog.add_run(record, both.ref)
+        drive.panel.go(Place("run", record))
+        assert re.findall(r"(?:of )?\d+ registered", drive.words)[-2:] == said
+    drive.panel.records.create_run(record[:-1] + "5", **told)  # of a cell
+    drive.panel.go(Place("run", record[:-1] + "5"))
+    assert drive.words.count("not told: they stay home") == 4
+
+
 def test_what_cannot_run_is_a_sentence_and_nothing_is_kept(drive, home):
     flowers(drive.panel.catalog, home)
     drive.panel.go(Place("new experiment", "local/flowers"))
