@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from flautim_lab.catalog.local.between import DATASET_REMOVED, PROJECT_REMOVED
 from flautim_lab.catalog.things import Answer, GrantRequest, RunUse
 from flautim_lab.errors import CatalogError, FlautimError
 from flautim_lab.jupyter.panel import code
@@ -307,6 +308,10 @@ class _AuditList:
             "rows": text("rows"),
             "until": text("until"),
         }
+        self._reasons = {  # of ours, and not a refusal's
+            PROJECT_REMOVED: text("the project was removed"),
+            DATASET_REMOVED: text("the dataset was removed"),
+        }
         self._list = html("")
         self._pager = Pager(context, self.show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.audit", institution)))
@@ -342,4 +347,6 @@ class _AuditList:
             return moment(self._context.text, value)
         if name == "code":
             return self._context.text("any") if value == "any" else str(value)[:12]
+        if name == "reason":
+            return self._reasons.get(value, str(value))
         return str(value)
