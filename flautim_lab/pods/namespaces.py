@@ -1,13 +1,14 @@
 """Namespaces of institutions: made with what belongs in them, and removed once nothing is in them.
 
-What an institution's namespace has (quota, limits, policies, bindings) is a file of manifests that
-who runs the hub writes: ``k8s/components/namespaces/institution.yaml``, and beside it for one
-institution ``KEY.yaml``, with what it has in place of that. A changed quota or limit reaches
-namespaces that are there; of the rest they keep what they were made with.
+What an institution's namespace has (quota, limits, policies, bindings, maybe a volume for its
+data) is a file that who runs the hub writes: ``k8s/components/namespaces/institution.yaml``, and
+beside it for one institution ``KEY.yaml``, with what it has in place of that. A changed quota or
+limit reaches namespaces that are there; of the rest they keep what they were made with.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -39,11 +40,16 @@ PERMISSIONS = (
     Permission("rbac.authorization.k8s.io", "clusterroles", ("bind",)),
 )
 
+#: Made last: the service may do so by the role of runs, which a binding gives it there.
+CLAIM = "PersistentVolumeClaim"
+BINDING_PAUSES = (0.2, 0.4, 0.8, 1.6)  # seconds until one that was made a moment ago is known
+
 _MAKERS: Mapping[str, tuple[type, str]] = {
     "ResourceQuota": (k8s.CoreV1Api, "create_namespaced_resource_quota"),
     "LimitRange": (k8s.CoreV1Api, "create_namespaced_limit_range"),
     "NetworkPolicy": (k8s.NetworkingV1Api, "create_namespaced_network_policy"),
     "RoleBinding": (k8s.RbacAuthorizationV1Api, "create_namespaced_role_binding"),
+    CLAIM: (k8s.CoreV1Api, "create_namespaced_persistent_volume_claim"),
 }
 #: Of which kinds a change reaches what is there. A binding, or a policy, is made once: who may
 #: change one in all of these namespaces could let anybody in.
@@ -106,6 +112,21 @@ def _parsed(path: Path, text: str) -> Objects:
     return told
 
 
+def check_claim(path: Path, told: Objects, claim: str) -> None:
+    """Refuse the name of a claim, of an institution's data, that its namespace is not given.
+
+    Raises
+    ------
+    UsageError
+    """
+    names = [each["metadata"]["name"] for each in told if each["kind"] == CLAIM]
+    if claim and claim not in names:
+        raise UsageError(
+            f"the data of institutions are to be in the claim {claim!r} of their namespaces, and "
+            f"{path} has {', '.join(names) or 'no claim'}; write it there, or name it as there"
+        )
+
+
 def _no_manifests(path: Path, error: Exception) -> UsageError:
     return UsageError(
         f"{path} has no manifests for an institution's namespace: {type(error).__name__}: {error}"
@@ -160,7 +181,7 @@ class Namespaces:
         metadata = k8s.V1ObjectMeta(name=name, labels=labels)
         body = k8s.V1Namespace(api_version="v1", kind="Namespace", metadata=metadata)
         with refusals(f"create Namespace {name}"):
-            _create(lambda: self._core.create_namespace(body))
+            create_once(lambda: self._core.create_namespace(body))
             there = self._core.read_namespace(name)
         if not self._ours(there) or there.metadata.labels.get(INSTITUTION_LABEL) != institution:
             raise ClusterError(
@@ -170,7 +191,7 @@ class Namespaces:
             )
         if there.metadata.deletion_timestamp is not None:
             raise ClusterError(f"the namespace {name} is still being removed; it is made again")
-        for told in objects:
+        for told in sorted(objects, key=lambda each: each["kind"] == CLAIM):
             self._give(name, told)
 
     def _give(self, space: str, told: Mapping[str, Any]) -> None:
@@ -180,7 +201,8 @@ class Namespaces:
         called = api(self._client)
         try:
             with refusals(f"create {kind} {name} in {space}"):
-                new = _create(partial(getattr(called, call), space, told))
+                make = partial(getattr(called, call), space, told)
+                new = create_once(make, BINDING_PAUSES if kind == CLAIM else ())
         except ValueError as error:  # of the client, which knows what each kind may have
             raise UsageError(
                 f"the {kind} {name} for {space} is written wrong, in the manifests that the "
@@ -245,12 +267,20 @@ def in_words(left: Sequence[str]) -> str:
     return ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _create(make: Callable[[], Any]) -> bool:
-    """Make something; returns False where it is there: an earlier turn made it."""
-    try:
-        make()
-    except k8s.ApiException as error:
-        if error.status != 409:
-            raise
-        return False
+def create_once(make: Callable[[], Any], pauses: Sequence[float] = ()) -> bool:
+    """Make something; returns False where it is there: an earlier turn made it.
+
+    After each of the pauses (seconds) what was forbidden is tried again.
+    """
+    for pause in (*pauses, None):
+        try:
+            make()
+        except k8s.ApiException as error:
+            if error.status == 409:
+                return False
+            if error.status != 403 or pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            break
     return True

@@ -35,7 +35,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from flautim_lab.errors import RunNotFoundError
-from flautim_lab.pods.namespaces import Namespaces, objects_of, read_objects
+from flautim_lab.pods.namespaces import Namespaces, check_claim, objects_of, read_objects
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, run_request
@@ -60,7 +60,7 @@ from flautim_lab.service.requests import (
     refuse_in_sentences,
 )
 from flautim_lab.service.settings import Settings
-from flautim_lab.service.spaces import Spaces
+from flautim_lab.service.spaces import Claims, Spaces
 from flautim_lab.service.streams import stream_router
 from flautim_lab.service.upkeep import upkeep_router
 
@@ -125,7 +125,9 @@ def _keeper(records: Records, settings: Settings, catalogs: Catalogs) -> Keeper 
     """Return who makes the namespaces of institutions; None where nobody does."""
     if settings.objects is None or not isinstance(settings.institutions, Spaces):
         return None
-    read_objects(settings.objects)  # what cannot be read ends the start, in a sentence
+    told = read_objects(settings.objects)  # what cannot be read ends the start, in a sentence
+    claim = settings.data.made if isinstance(settings.data, Claims) else ""
+    check_claim(settings.objects, told, claim)
 
     def connect() -> Namespaces:
         from flautim_lab.pods.api import Api

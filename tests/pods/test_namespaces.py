@@ -6,11 +6,19 @@ from pathlib import Path
 
 import kmock
 import pytest
+from kubernetes.client import ApiException
 
 from flautim_lab.errors import ClusterError, UsageError
 from flautim_lab.pods.access import questions
 from flautim_lab.pods.api import Api
-from flautim_lab.pods.namespaces import PERMISSIONS, in_words, objects_of, read_objects
+from flautim_lab.pods.namespaces import (
+    PERMISSIONS,
+    check_claim,
+    create_once,
+    in_words,
+    objects_of,
+    read_objects,
+)
 from tests.pods.test_api import there
 
 OBJECTS = Path(__file__).parents[2] / "k8s/components/namespaces/institution.yaml"
@@ -113,6 +121,56 @@ def test_an_institution_has_what_its_own_file_says_in_place_of_what_all_have(tmp
     (tmp_path / "usp.yaml").write_text("kind: [")
     with pytest.raises(UsageError, match=r"usp.yaml has no manifests"):
         objects_of(path, "usp")
+
+
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "data"},
+    "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+}
+
+
+def test_a_volume_for_data_keeps_its_namespace(cluster, namespaces):
+    for _ in range(2):
+        namespaces.make(NAME, "usp", [CLAIM, *WANTED])
+        claim = (NAME, "persistentvolumeclaims", "data")
+        assert set(there(cluster)) == {*WHOLE, claim}
+    assert namespaces.remove(NAME) == ["volume data"]
+    made = cluster.call(
+        lambda handler: [
+            each.resource.plural for each in handler if each.action and each.action.name == "CREATE"
+        ]
+    )
+    assert made.index("rolebindings") < made.index("persistentvolumeclaims")
+
+
+@pytest.mark.parametrize(
+    ("answers", "made"),
+    [([], True), ([403, 403], True), ([403, 409], False), ([409], False)],
+)
+def test_what_a_new_binding_allows_is_tried_again(answers, made):
+    left = list(answers)
+
+    def make():
+        if left:
+            raise ApiException(status=left.pop(0))
+
+    assert create_once(make, (0.0, 0.0)) is made
+    assert not left
+    for pauses, refused in (((0.0,), [403, 403]), ((), [403]), ((0.0,), [500])):
+        left = list(refused)
+        with pytest.raises(ApiException):
+            create_once(make, pauses)
+        assert not left
+
+
+def test_a_claim_that_no_namespace_gets_is_refused():
+    check_claim(OBJECTS, WANTED, "")
+    check_claim(OBJECTS, [CLAIM], "data")
+    for told, there_is in ((WANTED, "no claim"), ([CLAIM], "data")):
+        with pytest.raises(UsageError, match=f"the claim 'rows' of .* has {there_is}; write it"):
+            check_claim(OBJECTS, told, "rows")
 
 
 def test_a_namespace_that_is_somebody_elses_is_left_alone(cluster, namespaces):

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from flautim_lab.catalog import opening
+from flautim_lab.catalog.things import Role
 from flautim_lab.errors import FlautimError, UsageError
 from flautim_lab.pods.api import Api
 from flautim_lab.pods.namespaces import objects_of
@@ -27,10 +28,10 @@ from flautim_lab.service.hub import Caller
 from flautim_lab.service.keeper import NONE_IS_MADE, Keeper
 from flautim_lab.service.requests import refuse_in_sentences
 from flautim_lab.service.settings import Settings
-from flautim_lab.service.spaces import Spaces
+from flautim_lab.service.spaces import Claims, Spaces
 from tests.mock_cluster import cluster
 from tests.pods.test_api import there
-from tests.pods.test_namespaces import OBJECTS, WHOLE, put, spec
+from tests.pods.test_namespaces import CLAIM, OBJECTS, WHOLE, put, spec
 
 __all__ = ["cluster"]
 NAME = "flautim-of-usp"
@@ -228,6 +229,16 @@ def test_names_that_cannot_be_are_not_taken():
     assert dict(nothing) == {"ufmg": "flautim-ufmg"}
 
 
+def test_data_of_the_list_and_of_what_is_made():
+    spaces = Spaces({"ufmg": "flautim-ufmg", "ifnmg": "flautim-ifnmg"}, "flautim-of-")
+    claims = Claims(spaces, {"ufmg": "telemetry"}, "data")
+    assert dict(claims) == {"ufmg": "telemetry"}
+    spaces.know(dict.fromkeys(["ufmg", "ifnmg", "usp"], "Name"))
+    assert dict(claims) == {"ufmg": "telemetry", "usp": "data"}
+    assert (len(claims), claims.get("ifnmg")) == (2, None)
+    assert dict(Claims(spaces, {"ufmg": "telemetry"})) == {"ufmg": "telemetry"}
+
+
 # --- from the environment to a thread -----------------------------------------------------------
 
 
@@ -253,6 +264,31 @@ def test_the_service_makes_them_from_its_start_to_its_end(cluster, environment):
     with TestClient(app):
         assert settings.institutions["usp"] == NAME
     assert there(cluster) == WHOLE
+
+
+def test_each_has_a_volume_for_its_data_where_one_is_configured(
+    cluster, environment, tmp_path, monkeypatch
+):
+    path = tmp_path / "institution.yaml"
+    path.write_text(OBJECTS.read_text() + "---\n" + json.dumps(CLAIM))
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACE_OBJECTS", str(path))
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACES_DATA", "data")
+    settings, catalogs = Settings.of_environment(), Catalogs(opening.database())
+    root = catalogs.own()
+    root.add_institution("São Paulo", key="usp")
+    root.set_roles("usp", "eva", [Role.DATA_OWNER])
+    with TestClient(make_app(Records.default(), settings, SimpleNamespace(), catalogs)) as app:
+        told = app.get(
+            "/services/flautim-lab/places?user=eva", headers={"Authorization": "token x"}
+        )
+        assert [(each["key"], each["data"]) for each in told.json()["institutions"]] == [
+            ("usp", "data")
+        ]
+        assert settings.data["usp"] == "data"  # which the workers of granted runs mount
+    assert set(there(cluster)) == {*WHOLE, (NAME, "persistentvolumeclaims", "data")}
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACES_DATA", "rows")
+    with pytest.raises(UsageError, match=r"the claim 'rows' of their namespaces, and .* has data"):
+        make_app(Records.default(), Settings.of_environment(), SimpleNamespace(), catalogs)
 
 
 @pytest.mark.parametrize(
