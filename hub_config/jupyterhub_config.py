@@ -47,6 +47,7 @@ places = Places(
     f"{SERVICE}{roles.PLACES}",
     settings.service_token,
     settings.namespaces,
+    settings.namespaces_data,
 )
 if settings.oidc:
     login.by_provider(c, places, settings.oidc)

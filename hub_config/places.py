@@ -42,12 +42,15 @@ class Places:
     prefix : str
         Of the namespaces that the service makes, before an institution's key; "" where it makes
         none.
+    claim : str or None
+        Of the volume with an institution's data in each of these, where it has one.
     """
 
     institutions: Institutions
     url: str
     token: str = field(repr=False)
     prefix: str = ""
+    claim: str | None = None
     #: Of those that are not on the list, as far as the service told: names by key.
     _told: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -69,7 +72,7 @@ class Places:
     def of(self, groups: Collection[str]) -> Institutions:
         """Return the institutions of the list, and those of somebody's groups that were made."""
         made = {
-            key: Institution(key, self._told.get(key, key), f"{self.prefix}{key}")
+            key: Institution(key, self._told.get(key, key), f"{self.prefix}{key}", data=self.claim)
             for key in sorted(groups)
             if self._has_made(key)
         }
@@ -118,7 +121,8 @@ class Places:
         except ServiceAwayError:
             roles = {}
         told = {key for key, held in roles.items() if DATA_OWNER in held}
-        return [key for key in self.institutions if key in listed | told]
+        made = sorted(key for key in told if self._has_made(key))
+        return [*(key for key in self.institutions if key in listed | told), *made]
 
     async def _roles(self, user: str) -> dict[str, list[str]]:
         """Return what a user is, by institution, as the service tells."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_config import monitoring
-from hub_config.institutions import Institutions, InstitutionsError, read_institutions
+from hub_config.institutions import CLAIM, Institutions, InstitutionsError, read_institutions
 from hub_config.oidc import NEEDED as OIDC_NEEDED
 from hub_config.oidc import Oidc, OidcError
 from hub_config.sizes import Size, SizeError, amount
@@ -81,6 +81,8 @@ class Settings:
         With which Prometheus may read ``/hub/metrics``; "" for nobody.
     namespaces : str
         How the namespaces begin that the service makes; "" where it makes none.
+    namespaces_data : str or None
+        The PersistentVolumeClaim with an institution's data in each of these, where it has one.
     """
 
     namespace: str
@@ -101,6 +103,7 @@ class Settings:
     logs: str = monitoring.TEXT
     metrics_token: str = field(default="", repr=False)
     namespaces: str = ""
+    namespaces_data: str | None = None
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -181,6 +184,7 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
         "logs": "FLAUTIM_LAB_LOGS",
         "metrics_token": "FLAUTIM_LAB_METRICS_TOKEN",
         "namespaces": "FLAUTIM_LAB_NAMESPACES",
+        "namespaces_data": "FLAUTIM_LAB_NAMESPACES_DATA",
     }
     given: dict[str, Any] = {
         key: environment[name] for key, name in names.items() if environment.get(name)
@@ -205,6 +209,11 @@ def _chosen(environment: Mapping[str, str]) -> dict[str, Any]:
             amount(given["memory"])
         except SizeError as error:
             raise SettingsError(f"{names['memory']}: {error}") from None
+    if not CLAIM.fullmatch(given.get("namespaces_data", "data")):
+        raise SettingsError(
+            f"{names['namespaces_data']} must be the name of a PersistentVolumeClaim, not "
+            f"{given['namespaces_data']!r}"
+        )
     if "database_url" in given:
         given["database_url"] = _database(given["database_url"].strip(), names["database_url"])
     if given.get("logs", monitoring.TEXT) not in (monitoring.TEXT, monitoring.JSON):

@@ -15,6 +15,7 @@ from typing import Any
 from hub_config import login, roles
 from hub_config.institutions import read_institutions
 from hub_config.places import Places
+from hub_local.telling import tell_when_it_answers
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - JupyterHub's own
 
@@ -71,6 +72,7 @@ c.JupyterHub.services = [
             "PYTHONPATH": os.environ["PYTHONPATH"],
         },
         "display": False,
+        "timeout": 120,  # seconds until it answers: it loads torch, maybe on a busy machine
     }
 ]
 c.JupyterHub.load_roles = roles.ROLES
@@ -101,3 +103,5 @@ c.Spawner.environment = {
     # Settings of the person who started the hub are none of its users'.
     "JUPYTER_PREFER_ENV_PATH": "1",
 }
+
+tell_when_it_answers(int(port), int(proxy_port), os.environ["FLAUTIM_LAB_LOGIN_PASSWORD"], folder)

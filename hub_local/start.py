@@ -1,4 +1,4 @@
-"""``make hub``: get together what a hub on this machine needs, tell how to log in, and be it."""
+"""``make hub``: get together what a hub on this machine needs, and be it."""
 
 from __future__ import annotations
 
@@ -37,19 +37,13 @@ def main(folder: Path, proxy_folder: Path | None = None) -> None:
     folder = folder.absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = _port(os.environ.get(PORT_VARIABLE) or str(PORT))
+    sys.stdout.write("The hub is starting; its address follows once it answers.\n")
+    sys.stdout.flush()
     proxy = proxy_command(proxy_folder or folder / "proxy")
     passwords = _passwords(folder / "passwords.json")
     os.environ[HOME_VARIABLE] = str(folder / "service")
     seed(INSTITUTIONS, ROOT / "notebooks" / "iris.csv")
     inner = _free_ports(3)
-    sys.stdout.write(
-        f"Open http://127.0.0.1:{port} and log in as ana (a researcher of UFMG, with a project), "
-        f"bruno (a data owner of IFNMG)\nor clara (of UFMG, in no project), each "
-        f"with the password {passwords['user']}\n"
-        f"admin's password is in {folder / 'passwords.json'}. Ctrl-C ends the hub and all its "
-        "servers.\n"
-    )
-    sys.stdout.flush()
     environment = os.environ | {
         "FLAUTIM_LAB_HUB_FOLDER": str(folder),
         "FLAUTIM_LAB_HUB_PORTS": " ".join(map(str, (port, *inner))),

@@ -44,6 +44,13 @@ class Emulator(kmock.KubernetesEmulator):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             metadata.setdefault("creationTimestamp", now)
             metadata.setdefault("name", metadata["uid"])  # a review of access has none
+        if isinstance(request.data, list):  # a JSON patch of ours (RFC 6902), of whole members
+            assert {each["op"] for each in request.data} == {"add"}
+            told = {each["path"].removeprefix("/"): each["value"] for each in request.data}
+            key = (request.resource, request.namespace, request.name)
+            if key in self.objects:  # what the mock server merges into
+                self.objects[key].patch(dict.fromkeys(told))
+            object.__setattr__(request, "data", told)  # it is frozen
         return await super()._handle(request)
 
 

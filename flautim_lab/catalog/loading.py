@@ -179,8 +179,8 @@ def _checked_file(version: DatasetVersion) -> Path:
         )
     if version.sha256 and sha256_of(path) != version.sha256:
         raise DatasetError(
-            f"{version.path} has changed since {version.ref} was registered; restore it, or "
-            "register it as a new version"
+            f"{version.path} has changed since {version.ref} was registered; a data owner of "
+            f"{version.ref.partition('/')[0]} may restore it, or register it as a new version"
         )
     return path
 

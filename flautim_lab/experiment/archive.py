@@ -182,7 +182,7 @@ def _read_csv(reference: dict[str, Any], folder: Path) -> CSVDataset:
     if dataset.settings()["sha256"] != reference["sha256"]:
         raise ExperimentError(
             f"the table {path} has changed since this experiment was made; "
-            "restore it, or make the experiment anew"
+            "whoever keeps that file may restore it; else make the experiment anew"
         )
     if isinstance(dataset, HomeDataset) and dataset.columns() != reference.get("columns"):
         raise ExperimentError(

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import urllib3
@@ -108,9 +108,9 @@ class Api:
             api = k8s.VersionApi(k8s.ApiClient(settings))
             return str(api.get_code(_request_timeout=seconds).git_version)
 
-    def namespaces(self, maker: str, objects: Sequence[dict[str, Any]]) -> Namespaces:
-        """Return the namespaces that a service makes for institutions, each with these objects."""
-        return Namespaces(self._client, maker, objects)
+    def namespaces(self, maker: str) -> Namespaces:
+        """Return the namespaces that a service makes for institutions."""
+        return Namespaces(self._client, maker)
 
     # --- before a run -----------------------------------------------------------------------
 

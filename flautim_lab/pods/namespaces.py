@@ -1,13 +1,16 @@
 """Namespaces of institutions: made with what belongs in them, and removed once nothing is in them.
 
-What an institution's namespace has (quota, limits, policies, bindings) is a file of manifests that
-who runs the hub writes: ``k8s/components/namespaces/institution.yaml``.
+What an institution's namespace has (quota, limits, policies, bindings, maybe a volume for its
+data) is a file that who runs the hub writes: ``k8s/components/namespaces/institution.yaml``, and
+beside it for one institution ``KEY.yaml``, with what it has in place of that. A changed quota or
+limit reaches namespaces that are there; of the rest they keep what they were made with.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +33,76 @@ MOST_NAMED = 3  # things that keep a namespace from being removed, in a sentence
 #: "bind" is for two ClusterRoles by name, whose bindings these are.
 PERMISSIONS = (
     Permission("", "namespaces", ("create", "get", "list", "delete")),
-    Permission("", "resourcequotas", ("create",)),
-    Permission("", "limitranges", ("create",)),
+    Permission("", "resourcequotas", ("create", "patch")),
+    Permission("", "limitranges", ("create", "patch")),
     Permission("networking.k8s.io", "networkpolicies", ("create",)),
     Permission("rbac.authorization.k8s.io", "rolebindings", ("create",)),
     Permission("rbac.authorization.k8s.io", "clusterroles", ("bind",)),
 )
+
+#: Made last: the service may do so by the role of runs, which a binding gives it there.
+CLAIM = "PersistentVolumeClaim"
+BINDING_PAUSES = (0.2, 0.4, 0.8, 1.6)  # seconds until one that was made a moment ago is known
 
 _MAKERS: Mapping[str, tuple[type, str]] = {
     "ResourceQuota": (k8s.CoreV1Api, "create_namespaced_resource_quota"),
     "LimitRange": (k8s.CoreV1Api, "create_namespaced_limit_range"),
     "NetworkPolicy": (k8s.NetworkingV1Api, "create_namespaced_network_policy"),
     "RoleBinding": (k8s.RbacAuthorizationV1Api, "create_namespaced_role_binding"),
+    CLAIM: (k8s.CoreV1Api, "create_namespaced_persistent_volume_claim"),
 }
+#: Of which kinds a change reaches what is there. A binding, or a policy, is made once: who may
+#: change one in all of these namespaces could let anybody in.
+_CHANGED: Mapping[str, str] = {
+    "ResourceQuota": "patch_namespaced_resource_quota",
+    "LimitRange": "patch_namespaced_limit_range",
+}
+Objects = Sequence[Mapping[str, Any]]
 
 
-def read_objects(path: Path) -> list[dict[str, Any]]:
-    """Read what each institution's namespace has: manifests without a namespace.
+def objects_of(path: Path, institution: str) -> Objects:
+    """Return what an institution's namespace is to have now: manifests without a namespace.
+
+    Parameters
+    ----------
+    path : Path
+        What all have.
+    institution : str
+        The key of one, whose own file beside it says what it has instead, by kind and name.
 
     Raises
     ------
     UsageError
-        If the file cannot be read, or has something of another kind in it.
+        If a file cannot be read, or has something of another kind in it.
+    """
+    own = path.with_name(f"{institution}.yaml")
+    found = [*read_objects(path), *(read_objects(own) if own.exists() else ())]
+    return list({(each["kind"], each["metadata"]["name"]): each for each in found}.values())
+
+
+def read_objects(path: Path) -> Objects:
+    """Read a file of manifests.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or has something of another kind in it.
     """
     try:
-        told = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _no_manifests(path, error) from error
+    return _parsed(path, text)
+
+
+@lru_cache(maxsize=256)  # they are asked for each turn, and change once in a while
+def _parsed(path: Path, text: str) -> Objects:
+    try:
+        told = [each for each in yaml.safe_load_all(text) if each]
         kinds = [str(each["kind"]) for each in told]
         names = [str(each["metadata"]["name"]) for each in told]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} has no manifests for an institution's namespace: {type(error).__name__}: "
-            f"{error}"
-        ) from error
+    except (ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise _no_manifests(path, error) from error
     other = next((kind for kind in kinds if kind not in _MAKERS), None)
     if other is not None:
         raise UsageError(
@@ -69,6 +110,27 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
             f"be given: {', '.join(_MAKERS)}"
         )
     return told
+
+
+def check_claim(path: Path, told: Objects, claim: str) -> None:
+    """Refuse the name of a claim, of an institution's data, that its namespace is not given.
+
+    Raises
+    ------
+    UsageError
+    """
+    names = [each["metadata"]["name"] for each in told if each["kind"] == CLAIM]
+    if claim and claim not in names:
+        raise UsageError(
+            f"the data of institutions are to be in the claim {claim!r} of their namespaces, and "
+            f"{path} has {', '.join(names) or 'no claim'}; write it there, or name it as there"
+        )
+
+
+def _no_manifests(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} has no manifests for an institution's namespace: {type(error).__name__}: {error}"
+    )
 
 
 class Namespaces:
@@ -79,14 +141,10 @@ class Namespaces:
     client : kubernetes.client.ApiClient
     maker : str
         The namespace of the service: two hubs on a cluster leave each other's alone.
-    objects : sequence of dict
-        What each has, see :func:`read_objects`.
     """
 
-    def __init__(
-        self, client: k8s.ApiClient, maker: str, objects: Sequence[dict[str, Any]]
-    ) -> None:
-        self._client, self._maker, self._objects = client, maker, list(objects)
+    def __init__(self, client: k8s.ApiClient, maker: str) -> None:
+        self._client, self._maker = client, maker
         self._core = k8s.CoreV1Api(client)
 
     def made(self) -> dict[str, str]:
@@ -104,8 +162,15 @@ class Namespaces:
             if self._ours(each) and each.metadata.deletion_timestamp is None
         }
 
-    def make(self, name: str, institution: str) -> None:
-        """Make one with all that it has; what is there already stays as it is.
+    def make(self, name: str, institution: str, objects: Objects) -> None:
+        """Make one with all that it has; of what is there already quota and limits are changed.
+
+        Parameters
+        ----------
+        name, institution : str
+            Of the namespace, and the key of whose it is.
+        objects : sequence of mapping
+            What it has, see :func:`objects_of`.
 
         Raises
         ------
@@ -116,7 +181,7 @@ class Namespaces:
         metadata = k8s.V1ObjectMeta(name=name, labels=labels)
         body = k8s.V1Namespace(api_version="v1", kind="Namespace", metadata=metadata)
         with refusals(f"create Namespace {name}"):
-            _create(lambda: self._core.create_namespace(body))
+            create_once(lambda: self._core.create_namespace(body))
             there = self._core.read_namespace(name)
         if not self._ours(there) or there.metadata.labels.get(INSTITUTION_LABEL) != institution:
             raise ClusterError(
@@ -126,11 +191,27 @@ class Namespaces:
             )
         if there.metadata.deletion_timestamp is not None:
             raise ClusterError(f"the namespace {name} is still being removed; it is made again")
-        for told in self._objects:
-            api, call = _MAKERS[told["kind"]]
-            create = getattr(api(self._client), call)
-            with refusals(f"create {told['kind']} {told['metadata']['name']} in {name}"):
-                _create(partial(create, name, told))
+        for told in sorted(objects, key=lambda each: each["kind"] == CLAIM):
+            self._give(name, told)
+
+    def _give(self, space: str, told: Mapping[str, Any]) -> None:
+        """Make one of a namespace's objects, or change it, where a change reaches what is there."""
+        kind, name = told["kind"], told["metadata"]["name"]
+        api, call = _MAKERS[kind]
+        called = api(self._client)
+        try:
+            with refusals(f"create {kind} {name} in {space}"):
+                make = partial(getattr(called, call), space, told)
+                new = create_once(make, BINDING_PAUSES if kind == CLAIM else ())
+        except ValueError as error:  # of the client, which knows what each kind may have
+            raise UsageError(
+                f"the {kind} {name} for {space} is written wrong, in the manifests that the "
+                f"service reads: {' '.join(str(error).split())}"
+            ) from error
+        if not new and kind in _CHANGED:
+            whole = [{"op": "add", "path": "/spec", "value": told.get("spec") or {}}]
+            with refusals(f"change {kind} {name} in {space}"):
+                getattr(called, _CHANGED[kind])(name, space, whole)
 
     def inside(self, name: str) -> list[str]:
         """Return what keeps a namespace from being removed: pods, volumes, and what runs left.
@@ -186,9 +267,20 @@ def in_words(left: Sequence[str]) -> str:
     return ", ".join(left[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _create(make: Callable[[], Any]) -> None:
-    try:
-        make()
-    except k8s.ApiException as error:
-        if error.status != 409:  # it is there: another turn began it
-            raise
+def create_once(make: Callable[[], Any], pauses: Sequence[float] = ()) -> bool:
+    """Make something; returns False where it is there: an earlier turn made it.
+
+    After each of the pauses (seconds) what was forbidden is tried again.
+    """
+    for pause in (*pauses, None):
+        try:
+            make()
+        except k8s.ApiException as error:
+            if error.status == 409:
+                return False
+            if error.status != 403 or pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            break
+    return True

@@ -26,6 +26,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
@@ -34,7 +35,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from flautim_lab.errors import RunNotFoundError
-from flautim_lab.pods.namespaces import Namespaces, read_objects
+from flautim_lab.pods.namespaces import Namespaces, check_claim, objects_of, read_objects
 from flautim_lab.records.store import Records, RunRecord
 from flautim_lab.runners.pod_api import FILES
 from flautim_lab.service import access, run_request
@@ -59,7 +60,7 @@ from flautim_lab.service.requests import (
     refuse_in_sentences,
 )
 from flautim_lab.service.settings import Settings
-from flautim_lab.service.spaces import Spaces
+from flautim_lab.service.spaces import Claims, Spaces
 from flautim_lab.service.streams import stream_router
 from flautim_lab.service.upkeep import upkeep_router
 
@@ -124,14 +125,17 @@ def _keeper(records: Records, settings: Settings, catalogs: Catalogs) -> Keeper 
     """Return who makes the namespaces of institutions; None where nobody does."""
     if settings.objects is None or not isinstance(settings.institutions, Spaces):
         return None
-    objects = read_objects(settings.objects)  # what cannot be read ends the start, in a sentence
+    told = read_objects(settings.objects)  # what cannot be read ends the start, in a sentence
+    claim = settings.data.made if isinstance(settings.data, Claims) else ""
+    check_claim(settings.objects, told, claim)
 
     def connect() -> Namespaces:
         from flautim_lab.pods.api import Api
 
-        return Api(None).namespaces(settings.namespace, objects)
+        return Api(None).namespaces(settings.namespace)
 
-    return Keeper(settings.institutions, catalogs, records, connect)
+    objects = partial(objects_of, settings.objects)
+    return Keeper(settings.institutions, catalogs, records, connect, objects)
 
 
 def _routes(records: Records, runs: Dispatch, readers: Readers) -> APIRouter:

@@ -1,8 +1,8 @@
 """Makes the namespaces of institutions that the catalog has and the hub's list has not.
 
 One thread does it, turn by turn: it compares the catalog with the cluster, makes what is missing,
-and removes what belongs to no institution any more and is empty. What a turn did not get done (a
-killed service, a cluster that is away) the next one does.
+changes quotas that are to be others, and removes what belongs to no institution any more and is
+empty. What a turn did not get done (a killed service, a cluster that is away) the next one does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from flautim_lab.errors import FlautimError, InUseError
-from flautim_lab.pods.namespaces import Namespaces, in_words
+from flautim_lab.pods.namespaces import Namespaces, Objects, in_words
 from flautim_lab.records.store import Records
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller
@@ -41,6 +41,8 @@ class Keeper:
     records : Records
     connect : callable
         Returns the cluster's namespaces; asked again until it can.
+    objects : callable
+        Returns what the namespace of an institution is to have now, by its key.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Keeper:
         catalogs: Catalogs,
         records: Records,
         connect: Callable[[], Namespaces],
+        objects: Callable[[str], Objects],
     ) -> None:
         self._spaces, self._catalogs, self._records = spaces, catalogs, records
-        self._connect = connect
+        self._connect, self._objects = connect, objects
         self._cluster: Namespaces | None = None
-        self._whole: set[str] = set()  # namespaces that have all that they are to have
+        self._whole: dict[str, Objects] = {}  # what namespaces were given, of those that have it
         self._said: dict[str, str] = {}
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="namespaces", daemon=True)
@@ -75,14 +78,14 @@ class Keeper:
         return {"add_institution": self._adding, "remove_institution": self._removing}
 
     def turn(self) -> None:
-        """Make what is missing; remove what is nobody's and empty."""
+        """Make what is missing, change what is another; remove what is nobody's and empty."""
         names = self._know()
         cluster = self._namespaces()
         there = cluster.made()
         for key, name in self._spaces.made.items():
-            if name not in self._whole or there.get(name) != key:
-                self._whole.discard(name)
-                self._try(name, partial(self._make, cluster, name, key))
+            if there.get(name) != key:
+                self._whole.pop(name, None)
+            self._try(name, partial(self._make, cluster, name, key))
         for name, key in there.items():
             if key not in names:
                 self._try(name, partial(self._remove, cluster, name))
@@ -147,13 +150,15 @@ class Keeper:
         return self._cluster
 
     def _make(self, cluster: Namespaces, name: str, key: str) -> str:
-        cluster.make(name, key)
-        self._whole.add(name)
-        _log.info("the namespace %s of institution %s is there", name, key)
+        objects = self._objects(key)
+        if self._whole.get(name) != objects:
+            cluster.make(name, key, objects)
+            self._whole[name] = objects
+            _log.info("the namespace %s of institution %s is there", name, key)
         return ""
 
     def _remove(self, cluster: Namespaces, name: str) -> str:
-        self._whole.discard(name)
+        self._whole.pop(name, None)
         if left := cluster.remove(name):
             return f"no institution has the namespace {name}; it stays: {in_words(left)}"
         _log.info("the namespace %s is removed: no institution has it", name)

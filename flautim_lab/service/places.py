@@ -86,7 +86,7 @@ def places_router(settings: Settings, catalogs: Opener) -> APIRouter:
                         "name": named(key),
                         "namespace": namespace,
                         "roles": sorted(str(role) for role in roles),
-                        "data": told.get("data"),
+                        "data": settings.data.get(key),
                         "profiles": told.get("profiles") or [],
                     }
                 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from flautim_lab.errors import UsageError
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
-from flautim_lab.service.spaces import PREFIX, Spaces
+from flautim_lab.service.spaces import PREFIX, Claims, Spaces
 
 INSTITUTIONS_VARIABLE = "FLAUTIM_LAB_INSTITUTIONS"
 PREFIX_VARIABLE = "JUPYTERHUB_SERVICE_PREFIX"
@@ -23,6 +23,8 @@ NAMESPACES_VARIABLE = "FLAUTIM_LAB_NAMESPACES"
 #: The file with what each of them has, and the service's own namespace.
 OBJECTS_VARIABLE = "FLAUTIM_LAB_NAMESPACE_OBJECTS"
 OWN_VARIABLE = "POD_NAMESPACE"
+#: The claim in it with its institution's data; "" where they have none.
+DATA_VARIABLE = "FLAUTIM_LAB_NAMESPACES_DATA"
 HOST_VARIABLE = "FLAUTIM_LAB_SERVICE_HOST"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's own address; policies say who may reach it
 STOP_VARIABLE = "FLAUTIM_LAB_STOP_SECONDS"
@@ -44,7 +46,8 @@ class Settings:
     names : mapping of str to str
         The name of each, by its key; the catalog has it from here.
     data : mapping of str to str
-        The claim of the volume with its data, of each institution that has one, by its key.
+        The claim of the volume with its data, of each institution that has one, by its key;
+        ``made`` of it is that in each namespace that the service makes.
     fewest_rows : mapping of str to int
         How few rows of them may be trained on, or validated on, together, of each institution that
         says so, by its key.
@@ -124,10 +127,11 @@ class Settings:
                 f"{SHORTEST_TOKEN}, or to be empty"
             )
         prefix = _prefix()
+        spaces = Spaces(institutions, prefix)
         return cls(
-            Spaces(institutions, prefix),
+            spaces,
             names,
-            data,
+            Claims(spaces, data, os.environ.get(DATA_VARIABLE, "").strip() if prefix else ""),
             fewest,
             os.environ.get(IMAGE_VARIABLE) or IMAGE,
             (os.environ.get(PREFIX_VARIABLE) or f"/services/{NAME}").rstrip("/"),

@@ -1,4 +1,4 @@
-"""Which namespace is whose: by the hub's list, and by what the service makes."""
+"""Which namespace, and which data, is whose: by the hub's list, and by what the service makes."""
 
 from __future__ import annotations
 
@@ -54,3 +54,33 @@ class Spaces(Mapping[str, str]):
     def __len__(self) -> int:
         """Return how many institutions have one."""
         return len(self._listed) + len(self._made)
+
+
+class Claims(Mapping[str, str]):
+    """The claims of the volumes with institutions' data, by their keys, as they are now.
+
+    Parameters
+    ----------
+    spaces : Spaces
+    listed : mapping of str to str
+        Those of the hub's list.
+    made : str
+        That in each namespace that the service makes; "" where they have none.
+    """
+
+    def __init__(self, spaces: Spaces, listed: Mapping[str, str], made: str = "") -> None:
+        self._spaces, self._listed, self.made = spaces, dict(listed), made
+
+    def __getitem__(self, key: str) -> str:
+        """Return the claim of an institution."""
+        if self.made and key in self._spaces.made:
+            return self.made
+        return self._listed[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the institutions that have one: those of the list first."""
+        return iter([*self._listed, *(self._spaces.made if self.made else ())])
+
+    def __len__(self) -> int:
+        """Return how many institutions have one."""
+        return sum(1 for _ in self)

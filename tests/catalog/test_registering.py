@@ -67,7 +67,9 @@ def test_real_rows_are_those_of_the_file(catalog, trips):
 def test_a_file_that_changed_is_refused(catalog, trips):
     lab.register_dataset("local", trips, target="energy")
     trips.write_text(TRIPS.replace("10,5", "11,5"))
-    with pytest.raises(lab.DatasetError, match="has changed since local/trips@1"):
+    with pytest.raises(
+        lab.DatasetError, match=r"has changed since local/trips@1 .*; a data owner of local may"
+    ):
         lab.dataset("local/trips", rows="real")
 
 

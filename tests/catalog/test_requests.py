@@ -303,6 +303,33 @@ def test_everything_is_in_the_audit(asking):
         asking.davi.audit("ifnmg")
 
 
+def test_what_goes_with_a_project_or_a_dataset_is_in_the_audit(asking):
+    project = asking.ana.add_project("ufmg", "Away").ref
+
+    def ask_for_it(code):
+        return asking.ana.ask_grant(DATA, project, code=code, settings=SETTINGS)
+
+    def told():
+        found = asking.eva.audit("ifnmg").items
+        return [(each.user, each.action, each.about, each.details) for each in found]
+
+    asking.eva.end_grant(asking.eva.give_grant(DATA, project).id)  # over already: told once
+    asking.eva.answer_request(ask_for_it(CODE).id, Answer.THIS_CODE)
+    waiting = ask_for_it(OTHER)
+    asking.eva.give_grant(DATA, PROJECT)
+    before = told()
+    asking.ana.remove_project(project)
+    about = {"project": project, "reason": "the project was removed"}
+    of_project = [
+        ("ana", "withdrew", DATA, about | {"code": OTHER.hash, "request": waiting.id}),
+        ("ana", "ended a grant", DATA, about | {"code": CODE.hash}),
+    ]
+    assert told() == of_project + before
+    asking.eva.remove_dataset(DATA)
+    about = {"project": PROJECT, "reason": "the dataset was removed", "code": "any"}
+    assert told() == [("eva", "ended a grant", DATA, about), *of_project, *before]
+
+
 def test_runs_of_before_are_uses_too(address):
     """What an older catalog noted of its runs is known to the data's owners after the migration."""
     from alembic import command

@@ -99,12 +99,37 @@ def test_it_is_made_with_all_that_it_has(hub, admin, space, mark):
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_what_somebody_took_away_is_there_again_after_a_restart(hub, space, mark):
-    kubectl("delete", "-n", space, "networkpolicy", "nobody")
+def kill_the_service(hub):
+    """Kill it, and wait until another one is there."""
     service = ("-n", hub.namespace, "deployment/service")
     kubectl("delete", "pod", "-n", hub.namespace, "-l", "app.kubernetes.io/name=service",
             "--grace-period=0", "--force")  # fmt: skip
     kubectl("rollout", "status", *service, f"--timeout={PATIENCE}s")
+
+
+def quota(space):
+    return json.loads(kubectl("get", "resourcequota", "institution", "-n", space, "-o", "json"))
+
+
+def test_a_changed_quota_reaches_it(hub, space):
+    before = quota(space)
+    names = kubectl("get", "configmap", "-n", hub.namespace, "-o", "name").split()
+    (name,) = (each for each in names if "/institution-objects" in each)
+    told = json.loads(kubectl("get", name, "-n", hub.namespace, "-o", "json"))
+    text = told["data"]["institution.yaml"]
+    assert 'pods: "40"' in text
+    changed = {"institution.yaml": text.replace('pods: "40"', 'pods: "41"')}
+    kubectl("patch", name, "-n", hub.namespace, "--type=merge", "-p", json.dumps({"data": changed}))
+    kill_the_service(hub)  # a pod that starts reads the file at once
+    wait_until(lambda: quota(space)["spec"]["hard"]["pods"] == "41", "the quota is changed", 60)
+    after = quota(space)
+    assert after["spec"]["hard"] == before["spec"]["hard"] | {"pods": "41"}
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+def test_what_somebody_took_away_is_there_again_after_a_restart(hub, space, mark):
+    kubectl("delete", "-n", space, "networkpolicy", "nobody")
+    kill_the_service(hub)
     wait_until(lambda: inside(space, mark) == WHOLE, "the policy is there again", 60)
 
 
@@ -182,6 +207,21 @@ def test_the_service_has_no_way_out_of_its_own_namespaces(hub, space, mark):
         assert status
         assert "namespace" in why
         assert there(name) is None
+
+    def set_quota(elsewhere):
+        """Try it, and leave it; kubectl's own patch would have to read it first."""
+        told = quota(elsewhere)
+        metadata = {"name": "institution", "namespace": elsewhere}
+        body = {each: told[each] for each in ("apiVersion", "kind", "spec")} | {
+            "metadata": metadata
+        }
+        how = ("--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+        return as_the_service(hub, "apply", *how, input=json.dumps(body))
+
+    assert set_quota(space)[0] == 0
+    status, why = set_quota(hub.institution)
+    assert status
+    assert "the service may do that in namespaces that it made only" in why
     for what in ("secrets", "pods", "configmaps"):
         status, why = as_the_service(hub, "get", what, "-n", "kube-system")
         assert status

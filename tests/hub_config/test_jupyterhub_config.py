@@ -258,6 +258,21 @@ def test_a_notebook_of_a_made_one_is_in_the_namespace_that_the_hub_makes_up(
         pod_of(spawner, "eva", "Kube_System")
 
 
+def test_only_a_data_owner_of_a_made_one_has_its_data(
+    environment, service, usp, spawner, config, monkeypatch
+):
+    service.root.set_roles("usp", "davi", [Role.DATA_OWNER])
+    told = {"FLAUTIM_LAB_NAMESPACES": "flautim-of-", "FLAUTIM_LAB_NAMESPACES_DATA": "data"}
+    config.merge(read(environment | told, monkeypatch))
+    for user, has in (("davi", True), ("eva", False)):
+        _, pod = pod_of(spawner, user, "usp")
+        claims = [each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"]]
+        assert ({"claimName": "data"} in claims) is has
+        (container,) = pod["spec"]["containers"]
+        mounts = {each["name"]: each for each in container["volumeMounts"]}
+        assert mounts.get("data") == ({"name": "data", "mountPath": "/data"} if has else None)
+
+
 def test_no_answer_sends_a_notebook_elsewhere(config):
     places = replace(config.InstitutionLogin.places, prefix="of-")
     # One would be the namespace of the list's ufmg; the others are no names.

@@ -49,6 +49,7 @@ def test_nothing_is_open_by_default(environment, name, value):
             "memory must be 512M or more, such as 2G, not '2Gi'",
         ),
         ("FLAUTIM_LAB_IDLE_MINUTES", "5", "must be a whole number of minutes from 15 on, or 0 for"),
+        ("FLAUTIM_LAB_NAMESPACES_DATA", "/x", "must be the name of a PersistentVolumeClaim, not"),
         ("FLAUTIM_LAB_IDLE_MINUTES", "1h", "must be a whole number of minutes from 15 on, or 0"),
         ("FLAUTIM_LAB_LOGIN", "github", "must be one of password, oidc, not 'github'"),
         ("FLAUTIM_LAB_INSTITUTIONS", "/nowhere", "/nowhere is no list of institutions in JSON"),

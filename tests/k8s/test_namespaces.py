@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 from flautim_lab.pods.access import questions
-from flautim_lab.pods.namespaces import INSTITUTION_LABEL, MADE_LABEL, PERMISSIONS, STANDARD
+from flautim_lab.pods.namespaces import (
+    CLAIM,
+    INSTITUTION_LABEL,
+    MADE_LABEL,
+    PERMISSIONS,
+    STANDARD,
+    read_objects,
+)
 from flautim_lab.service import settings as service
 from hub_config import institutions
 from tests.k8s.conftest import K8S, pods_of
@@ -110,11 +119,37 @@ def test_hub_service_and_guard_mean_the_same_namespaces(copy):
         for resource in rule["resources"]
         for operation in rule["operations"]
     }
+    # A patch is an update to whoever admits it.
+    operations = {"create": "create", "patch": "update", "update": "update", "delete": "delete"}
     writes = {
-        (each.resource, verb) for each in PERMISSIONS for verb in each.verbs
-        if verb in ("create", "delete")
+        (each.resource, operations[verb]) for each in PERMISSIONS for verb in each.verbs
+        if verb in operations
     }  # fmt: skip
     assert writes <= guarded
+
+
+def test_with_the_marks_away_hub_and_service_know_the_volume_for_data(copy):
+    overlay = copy / "overlays/laptop/hub/kustomization.yaml"
+    changed = {
+        overlay: overlay.read_text().replace("# - ../../../components", "- ../../../components")
+    }
+    for name in ("hub-and-service.yaml", "institution.yaml"):
+        path = copy / "components/namespaces" / name
+        head, mark, rest = path.read_text().partition("# - name" if "hub" in name else "# apiV")
+        changed[path] = head + re.sub(r"(?m)^( *)# ", r"\1", mark + rest)
+    before = {path: path.read_text() for path in changed}
+    try:
+        for path, text in changed.items():
+            path.write_text(text)
+        objects = build(copy / "overlays/laptop")
+        told = read_objects(copy / "components/namespaces/institution.yaml")
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+    pods = pods_of(objects)
+    names = {pods[name].env[service.DATA_VARIABLE] for name in ("hub", "service")}
+    assert names == {each["metadata"]["name"] for each in told if each["kind"] == CLAIM}
+    assert len(names) == 1
 
 
 def test_without_the_component_the_service_may_nothing_of_it(objects, production):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from flautim_lab.catalog import opening
+from flautim_lab.catalog.things import Role
 from flautim_lab.errors import FlautimError, UsageError
 from flautim_lab.pods.api import Api
-from flautim_lab.pods.namespaces import read_objects
+from flautim_lab.pods.namespaces import objects_of
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.service.app import make_app
@@ -25,10 +28,10 @@ from flautim_lab.service.hub import Caller
 from flautim_lab.service.keeper import NONE_IS_MADE, Keeper
 from flautim_lab.service.requests import refuse_in_sentences
 from flautim_lab.service.settings import Settings
-from flautim_lab.service.spaces import Spaces
+from flautim_lab.service.spaces import Claims, Spaces
 from tests.mock_cluster import cluster
 from tests.pods.test_api import there
-from tests.pods.test_namespaces import OBJECTS, WHOLE, put
+from tests.pods.test_namespaces import CLAIM, OBJECTS, WHOLE, put, spec
 
 __all__ = ["cluster"]
 NAME = "flautim-of-usp"
@@ -36,14 +39,23 @@ ROOT = Caller("root", True, {})
 
 
 @pytest.fixture
-def kept(cluster):
+def kept(cluster, tmp_path):
     """A keeper whose thread does nothing: the tests take its turns."""
     catalogs, records = Catalogs(opening.database()), Records.default()
     catalogs.add_missing({"ufmg": "Federal University"})
     spaces = Spaces({"ufmg": "flautim-ufmg"}, "flautim-of-")
-    objects = read_objects(OBJECTS)
-    keeper = Keeper(spaces, catalogs, records, lambda: Api().namespaces("flautim-hub", objects))
-    return SimpleNamespace(keeper=keeper, catalogs=catalogs, records=records, spaces=spaces)
+    path = tmp_path / "namespaces" / "institution.yaml"
+    path.parent.mkdir()
+    shutil.copy(OBJECTS, path)
+
+    def start():
+        """Return a keeper, as a service that starts has one."""
+        connect = lambda: Api().namespaces("flautim-hub")  # noqa: E731
+        return Keeper(spaces, catalogs, records, connect, partial(objects_of, path))
+
+    return SimpleNamespace(
+        keeper=start(), start=start, catalogs=catalogs, records=records, spaces=spaces, path=path
+    )
 
 
 def asked(catalogs, around, who=ROOT):
@@ -88,6 +100,41 @@ def test_a_turn_mends_what_is_missing(cluster, kept, caplog):
     cluster.call(lambda handler: handler.objects.__delitem__(key))
     kept.keeper.turn()
     assert there(cluster) == WHOLE
+
+
+def test_a_changed_quota_reaches_the_namespaces_that_are_there(cluster, kept, caplog):
+    for key in ("usp", "ufop"):
+        kept.catalogs.own().add_institution(key.upper(), key=key)
+
+    def pods():
+        spaces = ("flautim-of-usp", "flautim-of-ufop")
+        return [spec(cluster, "v1/resourcequotas", "institution", each)["hard"] for each in spaces]
+
+    kept.keeper.turn()
+    first = pods()
+    assert first[0] == first[1] == {**first[0], "pods": "40"}
+    kept.path.write_text(kept.path.read_text().replace('pods: "40"', 'pods: "41"'))
+    own = "{kind: ResourceQuota, metadata: {name: institution}, spec: {hard: {pods: '400'}}}"
+    (kept.path.parent / "usp.yaml").write_text(own)
+    kept.keeper.turn()
+    assert pods() == [{"pods": "400"}, first[0] | {"pods": "41"}]
+    # What somebody else changed since is as it is to be once the service starts.
+    patched = (kmock.resource("v1/resourcequotas"), NAME, "institution")
+    told = {"spec": {"hard": {"pods": "1"}}}
+    cluster.call(lambda handler: handler.objects[patched].patch(told))
+    kept.keeper.turn()
+    assert pods()[0] == {"pods": "1"}
+    kept.start().turn()
+    assert pods()[0] == {"pods": "400"}
+    # A file that cannot be read keeps its own institution waiting, and no other; it is said once.
+    (kept.path.parent / "usp.yaml").write_text("kind: [")
+    kept.path.write_text(kept.path.read_text().replace('pods: "41"', 'pods: "42"'))
+    caplog.clear()
+    for _ in range(2):
+        kept.keeper.turn()
+    assert pods() == [{"pods": "400"}, first[0] | {"pods": "42"}]
+    (said,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "usp.yaml has no manifests for an institution's namespace" in said
 
 
 def test_it_is_removed_when_nothing_is_in_it_and_not_before(cluster, kept):
@@ -182,6 +229,16 @@ def test_names_that_cannot_be_are_not_taken():
     assert dict(nothing) == {"ufmg": "flautim-ufmg"}
 
 
+def test_data_of_the_list_and_of_what_is_made():
+    spaces = Spaces({"ufmg": "flautim-ufmg", "ifnmg": "flautim-ifnmg"}, "flautim-of-")
+    claims = Claims(spaces, {"ufmg": "telemetry"}, "data")
+    assert dict(claims) == {"ufmg": "telemetry"}
+    spaces.know(dict.fromkeys(["ufmg", "ifnmg", "usp"], "Name"))
+    assert dict(claims) == {"ufmg": "telemetry", "usp": "data"}
+    assert (len(claims), claims.get("ifnmg")) == (2, None)
+    assert dict(Claims(spaces, {"ufmg": "telemetry"})) == {"ufmg": "telemetry"}
+
+
 # --- from the environment to a thread -----------------------------------------------------------
 
 
@@ -207,6 +264,31 @@ def test_the_service_makes_them_from_its_start_to_its_end(cluster, environment):
     with TestClient(app):
         assert settings.institutions["usp"] == NAME
     assert there(cluster) == WHOLE
+
+
+def test_each_has_a_volume_for_its_data_where_one_is_configured(
+    cluster, environment, tmp_path, monkeypatch
+):
+    path = tmp_path / "institution.yaml"
+    path.write_text(OBJECTS.read_text() + "---\n" + json.dumps(CLAIM))
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACE_OBJECTS", str(path))
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACES_DATA", "data")
+    settings, catalogs = Settings.of_environment(), Catalogs(opening.database())
+    root = catalogs.own()
+    root.add_institution("São Paulo", key="usp")
+    root.set_roles("usp", "eva", [Role.DATA_OWNER])
+    with TestClient(make_app(Records.default(), settings, SimpleNamespace(), catalogs)) as app:
+        told = app.get(
+            "/services/flautim-lab/places?user=eva", headers={"Authorization": "token x"}
+        )
+        assert [(each["key"], each["data"]) for each in told.json()["institutions"]] == [
+            ("usp", "data")
+        ]
+        assert settings.data["usp"] == "data"  # which the workers of granted runs mount
+    assert set(there(cluster)) == {*WHOLE, (NAME, "persistentvolumeclaims", "data")}
+    monkeypatch.setenv("FLAUTIM_LAB_NAMESPACES_DATA", "rows")
+    with pytest.raises(UsageError, match=r"the claim 'rows' of their namespaces, and .* has data"):
+        make_app(Records.default(), Settings.of_environment(), SimpleNamespace(), catalogs)
 
 
 @pytest.mark.parametrize(

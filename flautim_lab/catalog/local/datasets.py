@@ -25,8 +25,6 @@ from flautim_lab.catalog.schema import (
     datasets,
     experiment_datasets,
     experiment_versions,
-    grant_requests,
-    grants,
     institutions,
     run_links,
     run_uses,
@@ -262,8 +260,7 @@ class Datasets(UseOfData):
                 dataset_versions.c.dataset_id == row.id
             )
             if connection.scalar(left.limit(1)) is None:
-                for table in (grants, grant_requests):
-                    connection.execute(sa.delete(table).where(table.c.dataset_id == row.id))
+                self._remove_between(connection, dataset=row.id)
                 connection.execute(sa.delete(datasets).where(datasets.c.id == row.id))
 
     def _refuse_used(

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from flautim_lab.catalog.authorization import Action
+from flautim_lab.catalog.local.between import between, holds
 from flautim_lab.catalog.local.datasets import Datasets
-from flautim_lab.catalog.local.projects import holds
 from flautim_lab.catalog.refs import read_ref
-from flautim_lab.catalog.schema import datasets, grants, institutions, projects
+from flautim_lab.catalog.schema import grants, institutions, projects
 from flautim_lab.catalog.things import Grant
 from flautim_lab.errors import CatalogError, NotFoundError
 
@@ -110,8 +110,7 @@ class Grants(Datasets):
             now = self._now()
             mine = (grants.c.id == grant_id) & holds(now)
             if connection.execute(sa.update(grants).where(mine).values(ended=now)).rowcount:
-                told = {"project": f"{row.other}/{row.project}", "code": row.code or "any"}
-                self._note(connection, row.home, "ended a grant", str(ref), **told)
+                self._note_ended(connection, row)
             return _grant(connection.execute(_grants().where(grants.c.id == grant_id)).one())
 
     def granted(self, dataset: str, project: str, *, code: str = "") -> bool:
@@ -132,34 +131,6 @@ class Grants(Datasets):
         if row is None:
             raise NotFoundError(f"there is no project {ref}; ask its members for its reference")
         return row
-
-
-def between(table: sa.Table, *columns: sa.Column[Any]) -> sa.Select[Any]:
-    """Return the query for what is between a dataset and a project, with the keys of both.
-
-    Parameters
-    ----------
-    table : Table
-        With a ``dataset_id`` and a ``project_id``.
-    *columns : Column
-        Those of it that are wanted.
-    """
-    home, other = institutions.alias(), institutions.alias()
-    return (
-        sa.select(
-            *columns,
-            home.c.id.label("home_id"),
-            home.c.key.label("home"),
-            datasets.c.key.label("dataset"),
-            other.c.id.label("other_id"),
-            other.c.key.label("other"),
-            projects.c.key.label("project"),
-        )
-        .join_from(table, datasets)
-        .join(home, datasets.c.institution_id == home.c.id)
-        .join(projects, table.c.project_id == projects.c.id)
-        .join(other, projects.c.institution_id == other.c.id)
-    )
 
 
 def _between(row: sa.Row[Any]) -> tuple[int, int, int]:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from flautim_lab.catalog import schema
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
-from flautim_lab.catalog.local.base import Base, named, text, user_name
+from flautim_lab.catalog.local.base import named, text, user_name
+from flautim_lab.catalog.local.between import Between, holds
 from flautim_lab.catalog.refs import contains, fold, make_key
 from flautim_lab.catalog.schema import (
     datasets,
@@ -27,7 +28,7 @@ from flautim_lab.catalog.things import Page, Project
 from flautim_lab.errors import ConflictError, InUseError, NotFoundError
 
 
-class Projects(Base):
+class Projects(Between):
     """The part of the catalog that keeps projects."""
 
     def projects(
@@ -151,8 +152,8 @@ class Projects(Base):
                 here = sa.select(table.c.id).where(table.c.project_id == row.id)
                 connection.execute(sa.delete(versions).where(versions.c[column].in_(here)))
                 connection.execute(sa.delete(table).where(table.c.project_id == row.id))
-            for table in (members, grants, schema.grant_requests):
-                connection.execute(sa.delete(table).where(table.c.project_id == row.id))
+            self._remove_between(connection, project=row.id)
+            connection.execute(sa.delete(members).where(members.c.project_id == row.id))
             connection.execute(sa.delete(projects).where(projects.c.id == row.id))
 
     def members(self, project: str) -> tuple[str, ...]:
@@ -215,11 +216,6 @@ class Projects(Base):
             ).label("runs"),
             (own + granted).label("datasets"),
         ).join_from(projects, institutions)
-
-
-def holds(now: float) -> sa.ColumnElement[bool]:
-    """Return the condition that a grant holds."""
-    return grants.c.ended.is_(None) & (grants.c.until.is_(None) | (grants.c.until > now))
 
 
 def _thing(row: sa.Row[Any]) -> Project:

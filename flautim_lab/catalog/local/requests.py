@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from flautim_lab.catalog.authorization import Action
 from flautim_lab.catalog.interface import PER_PAGE
 from flautim_lab.catalog.local.base import MOST_SOURCE_CHARACTERS, not_there, text
+from flautim_lab.catalog.local.between import between
 from flautim_lab.catalog.local.experiments import MOST_SETTINGS_CHARACTERS
-from flautim_lab.catalog.local.grants import Grants, between
+from flautim_lab.catalog.local.grants import Grants
 from flautim_lab.catalog.local.runs import Runs
 from flautim_lab.catalog.plain_json import to_json
 from flautim_lab.catalog.refs import read_ref
@@ -217,8 +218,7 @@ class Requests(Runs, Grants):
         this = grant_requests.c.id == row.id
         values = self._answer(Answer.WITHDRAWN)
         connection.execute(sa.update(grant_requests).where(this).values(values))
-        told = {"project": f"{row.other}/{row.project}", "code": row.code, "request": row.id}
-        self._note(connection, row.home, "withdrew", f"{row.home}/{row.dataset}", **told)
+        self._note_withdrawn(connection, row)
 
     def _check_waiting(self, row: sa.Row[Any]) -> None:
         if row.answer != Answer.WAITING.value:

@@ -7,15 +7,14 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 
 from flautim_lab.catalog.authorization import Action
-from flautim_lab.catalog.local.audit import Audit
 from flautim_lab.catalog.local.base import not_there
-from flautim_lab.catalog.local.projects import holds
+from flautim_lab.catalog.local.between import Between, holds
 from flautim_lab.catalog.refs import Ref
 from flautim_lab.catalog.schema import datasets, grants, institutions, members, projects
 from flautim_lab.errors import NotAllowedError
 
 
-class UseOfData(Audit):
+class UseOfData(Between):
     """The part of the catalog that says who may use, and see, which datasets."""
 
     def _usable(self, project: sa.Row[Any], code: str | None = None) -> sa.ColumnElement[bool]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from flautim_lab.catalog.refs import read_ref
 from flautim_lab.catalog.registering import Schema, register_dataset, schema_of
 from flautim_lab.catalog.things import Dataset
 from flautim_lab.errors import CatalogError
 from flautim_lab.jupyter.panel import code
+from flautim_lab.jupyter.panel.confirming import Confirmed, any_code
 from flautim_lab.jupyter.panel.context import Context, Place
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
@@ -234,7 +236,11 @@ class RegisterForm:
 
 
 class _Grants:
-    """Which projects may use which dataset, until when; data owners give and end it."""
+    """Which projects may use which dataset, until when; data owners give and end it.
+
+    What is given here is for any code of a project: who gives it for one code reads that first,
+    where its request is.
+    """
 
     def __init__(self, context: Context, institution: str) -> None:
         text = context.text
@@ -248,14 +254,27 @@ class _Grants:
         self._until = widgets.DatePicker(description=text("until"), style=WIDE)
         self._list = widgets.VBox(layout={"width": "100%"})
         self._code = CodeBox(context, self._as_code)
-        give = button(context, text("Give grant"), self._give, icon="check", kind="primary")
+        told = text(
+            "A grant given here is for any code of the project. To grant the code of one request "
+            "alone, read and answer it under Data requests."
+        )
+        self._sure = Confirmed(
+            context,
+            text("Grant any code"),
+            self._ask,
+            text("Yes, grant any code"),
+            self._give,
+            icon="check",
+        )
         self.widget = widgets.Accordion(
             [
                 column(
                     row(self._dataset),
                     self._list,
+                    html(escape(told), "lab-faint"),
                     row(self._project, self._until),
-                    row(give),
+                    row(self._sure.button),
+                    self._sure.widget,
                     self._code.widget,
                 )
             ],
@@ -264,6 +283,8 @@ class _Grants:
         )
         self.widget.layout.display = "" if found else "none"
         self._dataset.observe(lambda _: context.attempt(self._show), "value")
+        for field in (self._dataset, self._project, self._until):
+            field.observe(lambda _: self._sure.close(), "value")
         if found:
             self._show()
 
@@ -294,8 +315,12 @@ class _Grants:
     def _given(self) -> dict[str, Any]:
         return code.written(until=end_of(self._until.value))
 
-    def _give(self) -> None:
+    def _ask(self) -> str:
         check_end(self._context.text, self._until.value)
+        project = read_ref(self._project.value, 2)
+        return any_code(self._context.text, self._dataset.value, str(project))
+
+    def _give(self) -> None:
         self._context.catalog.give_grant(self._dataset.value, self._project.value, **self._given())
         self._show()
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from flautim_lab.catalog.local.between import DATASET_REMOVED, PROJECT_REMOVED
 from flautim_lab.catalog.things import Answer, GrantRequest, RunUse
 from flautim_lab.errors import CatalogError, FlautimError
 from flautim_lab.jupyter.panel import code
+from flautim_lab.jupyter.panel.confirming import Confirmed, any_code
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.parts import (
     WIDE,
@@ -170,6 +172,14 @@ class _Request:
             self._wrong = html("", "lab-wrong")
             self._wrong.layout.display = "none"
             project = whole.project
+            wide = Confirmed(
+                context,
+                text("Grant any code of {project}", project=project),
+                lambda: any_code(text, whole.dataset, project),
+                text("Yes, grant any code"),
+                lambda: self._answer(Answer.ANY_CODE),
+                icon="check",
+            )
             parts += [
                 row(
                     self._until,
@@ -180,13 +190,9 @@ class _Request:
                         icon="check",
                         kind="primary",
                     ),
-                    button(
-                        context,
-                        text("Grant any code of {project}", project=project),
-                        lambda: self._answer(Answer.ANY_CODE),
-                        icon="check",
-                    ),
+                    wide.button,
                 ),
+                wide.widget,
                 row(
                     self._reason,
                     button(context, text("Refuse"), lambda: self._answer(Answer.NO), icon="times"),
@@ -302,6 +308,10 @@ class _AuditList:
             "rows": text("rows"),
             "until": text("until"),
         }
+        self._reasons = {  # of ours, and not a refusal's
+            PROJECT_REMOVED: text("the project was removed"),
+            DATASET_REMOVED: text("the dataset was removed"),
+        }
         self._list = html("")
         self._pager = Pager(context, self.show)
         box = CodeBox(context, lambda: code.cell(code.call("catalog.audit", institution)))
@@ -337,4 +347,6 @@ class _AuditList:
             return moment(self._context.text, value)
         if name == "code":
             return self._context.text("any") if value == "any" else str(value)[:12]
+        if name == "reason":
+            return self._reasons.get(value, str(value))
         return str(value)

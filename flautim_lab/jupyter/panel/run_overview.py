@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from flautim_lab.catalog.things import RunLink
+from flautim_lab.errors import CatalogError
 from flautim_lab.jupyter.panel.context import Context
 from flautim_lab.jupyter.panel.parts import column, html, moment, table, title
 from flautim_lab.jupyter.style import number
 from flautim_lab.names import duration
-from flautim_lab.runners.progress import Progress
+from flautim_lab.runners.progress import ClientProgress, Progress
 from flautim_lab.runners.run import Run
 
 MOST_CLIENTS = 50
@@ -23,6 +25,7 @@ class OverviewTab:
         self._text = text
         self._record = run.record
         self._link = link
+        self._registered = _registered(context, link) if link is not None else []
         self._facts = html("")
         self._clients = html("")
         self._usage = html("")
@@ -64,7 +67,7 @@ class OverviewTab:
         rows = [
             [
                 client.name,
-                "" if client.rows is None else str(client.rows),
+                self._rows(client, len(progress.clients)),
                 "" if client.round is None else str(client.round),
                 "" if client.loss is None else number(client.loss),
                 client.error,
@@ -99,3 +102,25 @@ class OverviewTab:
             if used
             else ""
         )
+
+    def _rows(self, client: ClientProgress, clients: int) -> str:
+        """Return how many rows a client trains on; of those that stay home, what is registered."""
+        text, tables = self._text, self._registered
+        if client.rows is not None:
+            return str(client.rows)
+        rows = tables[client.number * len(tables) // clients] if tables else None
+        if rows is None:
+            return text("not told: they stay home")
+        if len(tables) == clients:
+            return text("{n} registered", n=rows)
+        return text("of {n} registered", n=rows)  # a table is dealt out among its clients
+
+
+def _registered(context: Context, link: RunLink) -> list[int | None]:
+    """Return the size of each table of a run, in the order of its clients; None where not shown."""
+    found: list[int | None] = []
+    for ref in (link.dataset, *link.more_datasets):
+        found.append(None)
+        with suppress(CatalogError):  # no longer shown, or removed
+            found[-1] = context.catalog.dataset(ref).latest.rows
+    return found

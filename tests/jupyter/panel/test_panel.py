@@ -248,8 +248,20 @@ def test_a_dataset_is_registered_by_form_and_by_code_and_granted(drive, home):
     ]
     drive.panel.catalog.add_institution("Other")
     drive.panel.catalog.add_project("other", "Roads")
+    drive.set("Project", "roads")
+    drive.press("Grant any code")
+    assert "'roads' is no reference" in drive.words
     drive.set("Project", "other/roads")
-    drive.press("Give grant")
+    drive.press("Grant any code")
+    assert "Any code of other/roads could then read local/trips" in drive.words
+    drive.set("Project", "other/roads2")  # what was asked about is another thing now
+    drive.set("Project", "other/roads")
+    assert "could then read" not in drive.words
+    drive.press("Grant any code")
+    drive.press("Cancel")
+    assert not drive.panel.catalog.granted("local/trips", "other/roads")
+    drive.press("Grant any code")
+    drive.press("Yes, grant any code")
     assert drive.panel.catalog.granted("local/trips", "other/roads")
     drive.press("End the grant of other/roads")
     assert not drive.panel.catalog.granted("local/trips", "other/roads")
@@ -353,6 +365,34 @@ def test_a_run_is_stopped_and_run_again_from_its_page(drive, home):
     assert catalog.runs("local/flowers").total == 2
 
 
+def test_of_rows_that_stay_home_the_registered_number_is_shown(drive, home):
+    first = flowers(drive.panel.catalog, home)
+    catalog = drive.panel.catalog
+    catalog.add_institution("Other", key="other")
+    iris_frame()[:90].to_csv(home / "few.csv", index=False)
+    lab.register_dataset("other", home / "few.csv", target="species", name="Iris", key="iris")
+    catalog.give_grant("other/iris", "local/flowers")
+    both = catalog.save_experiment(
+        "local/flowers",
+        "Both",
+        model=first.model,
+        dataset=first.dataset,
+        more_datasets=["other/iris"],
+        settings={},
+    )
+    at_home = {"runner": "cluster", "rounds": 1, "plan": {}}
+    for clients, said in ((2, ["150 registered", "90 registered"]), (4, ["of 90 registered"] * 2)):
+        record = f"r20261130-12000{clients}-both-7d1947b4"
+        told = at_home | {"name": "Both", "clients": clients, "settings": {"client_rows": []}}
+        drive.panel.records.create_run(record, **told)
+        catalog.add_run(record, both.ref)
+        drive.panel.go(Place("run", record))
+        assert re.findall(r"(?:of )?\d+ registered", drive.words)[-2:] == said
+    drive.panel.records.create_run(record[:-1] + "5", **told)  # of a cell
+    drive.panel.go(Place("run", record[:-1] + "5"))
+    assert drive.words.count("not told: they stay home") == 4
+
+
 def test_what_cannot_run_is_a_sentence_and_nothing_is_kept(drive, home):
     flowers(drive.panel.catalog, home)
     drive.panel.go(Place("new experiment", "local/flowers"))
@@ -439,6 +479,9 @@ def test_a_data_owner_answers_a_request(drivers, home):
     assert "would be over already" in bruno.words
     assert ana.grant_requests(project="ufmg/flowers", waiting=True).total == 1
     bruno.set("until", today)
+    bruno.press("Grant any code of ufmg/flowers")
+    assert "Any code of ufmg/flowers could then read ifnmg/iris" in bruno.words
+    assert ana.grant_requests(project="ufmg/flowers", waiting=True).total == 1
     bruno.press("Grant this code")
     assert "granted for this code by bruno" in bruno.words
     assert f"until {today} 23:59" in bruno.words  # in the audit
