@@ -31,6 +31,8 @@ OURS = Path(__file__).parents[2] / "hub_config" / "jupyterhub_config.py"
 CHARTS_OWN = """
 c = get_config()
 get_config = "the chart's, for its values"
+c.JupyterHub.base_url = "/"
+c.JupyterHub.hub_connect_url = "http://hub:8081"
 c.JupyterHub.db_url = "sqlite:///jupyterhub.sqlite"
 c.JupyterHub.authenticator_class = "dummy"
 c.JupyterHub.cookie_secret = b"the chart's"
@@ -105,7 +107,12 @@ def test_the_charts_hub_is_configured_as_ours(environment, tmp_path):
         f"{section}.{name}" for section in theirs for name in theirs[section]
         if name not in ours.get(section, {})
     }  # fmt: skip
-    assert kept == {"JupyterHub.cookie_secret", "KubeSpawner.common_labels", "Spawner.cmd"}
+    assert kept == {
+        "JupyterHub.base_url",
+        "JupyterHub.cookie_secret",
+        "KubeSpawner.common_labels",
+        "Spawner.cmd",
+    }
 
 
 def test_the_hub_asks_without_curl(environment, tmp_path):
@@ -124,6 +131,29 @@ def test_without_hub_config_the_hub_does_not_start(environment, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "hub_config", None)
     with pytest.raises(ImportError, match="hub_config"):
         with_the_values(CHARTS_OWN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("is_so", "is_other", "said"),
+    [
+        (
+            '"http://hub:8081"',
+            '"http://jhub-hub:8081"',
+            'fullnameOverride must be "": hub_connect_',
+        ),
+        (
+            'base_url = "/"',
+            'base_url = "/jupyter/"',
+            "hub.baseUrl must be /: base_url is /jupyter/",
+        ),
+    ],
+)
+def test_a_release_of_other_names_is_refused(environment, tmp_path, is_so, is_other, said):
+    """Helm would remove the hub's volume of the name before."""
+    assert "fullnameOverride" not in VALUES
+    assert is_so in CHARTS_OWN
+    with pytest.raises(SystemExit, match=said):
+        with_the_values(CHARTS_OWN.replace(is_so, is_other), tmp_path)
 
 
 def test_the_hub_is_told_all_it_needs_and_what_it_is_told_is_there(objects, environment, copy):
