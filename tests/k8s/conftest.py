@@ -53,6 +53,13 @@ def production(copy) -> list[dict[str, Any]]:
     return by_kubectl(folder) or build(folder)
 
 
+@pytest.fixture(scope="session")
+def beside_the_chart(copy) -> list[dict[str, Any]]:
+    """All objects that stand beside a release of the Zero to JupyterHub chart."""
+    folder = copy / "zero-to-jupyterhub"
+    return by_kubectl(folder) or build(folder)
+
+
 def template(each: dict[str, Any]) -> dict[str, Any]:
     """The template of the pods of an object that makes some."""
     spec = each["spec"]["jobTemplate"]["spec"] if each["kind"] == "CronJob" else each["spec"]

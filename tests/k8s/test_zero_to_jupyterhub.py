@@ -1,12 +1,11 @@
 """Values for the Zero to JupyterHub chart: they make its hub ours, and what they name is there.
 
-With ``FLAUTIM_LAB_Z2JH_CHART``, the folder ``jupyterhub/`` of its sources, they are tried on the
-chart's own schema and configuration file.
+With the chart's folder (``tests/k8s/chart.py``) they are tried on its own schema and configuration
+file.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -20,19 +19,20 @@ from flautim_lab.service import settings as service
 from hub_config import culling, roles
 from hub_config.institutions import read_institutions
 from hub_config.settings import NEEDED, PASSWORDS, Settings
-from tests.k8s.conftest import K8S, by_kubectl, pods_of
+from tests.k8s.chart import CHART, NO_CHART, read
+from tests.k8s.conftest import K8S, pods_of
 from tests.k8s.kustomize import build
 from tests.k8s.pod_security import problems
-from tests.k8s.reach import Network, Pod
 
 FOLDER = K8S / "zero-to-jupyterhub"
 VALUES = yaml.safe_load((FOLDER / "values.yaml").read_text(encoding="utf-8"))
 OURS = Path(__file__).parents[2] / "hub_config" / "jupyterhub_config.py"
-CHART = os.environ.get("FLAUTIM_LAB_Z2JH_CHART")
 #: As much of the chart's configuration as matters: it has names of its own, too.
 CHARTS_OWN = """
 c = get_config()
 get_config = "the chart's, for its values"
+c.JupyterHub.base_url = "/"
+c.JupyterHub.hub_connect_url = "http://hub:8081"
 c.JupyterHub.db_url = "sqlite:///jupyterhub.sqlite"
 c.JupyterHub.authenticator_class = "dummy"
 c.JupyterHub.cookie_secret = b"the chart's"
@@ -45,15 +45,11 @@ c.KubeSpawner.volumes = {"volume-{user_server}": {"name": "volume-{user_server}"
 c.Spawner.cmd = "theirs"
 """
 CURL = "tornado.curl_httpclient"
-HUB = {"app.kubernetes.io/component": "hub", "component": "hub", "app": "jupyterhub"}
-PROXY = {"app.kubernetes.io/component": "proxy", "component": "proxy", "app": "jupyterhub"}
-NOTEBOOK = {"component": "singleuser-server", "app.kubernetes.io/part-of": "flautim-lab"}
 
 
-@pytest.fixture(scope="session")
-def objects(copy):
-    folder = copy / "zero-to-jupyterhub"
-    return by_kubectl(folder) or build(folder)
+@pytest.fixture
+def objects(beside_the_chart):
+    return beside_the_chart
 
 
 @pytest.fixture
@@ -111,7 +107,12 @@ def test_the_charts_hub_is_configured_as_ours(environment, tmp_path):
         f"{section}.{name}" for section in theirs for name in theirs[section]
         if name not in ours.get(section, {})
     }  # fmt: skip
-    assert kept == {"JupyterHub.cookie_secret", "KubeSpawner.common_labels", "Spawner.cmd"}
+    assert kept == {
+        "JupyterHub.base_url",
+        "JupyterHub.cookie_secret",
+        "KubeSpawner.common_labels",
+        "Spawner.cmd",
+    }
 
 
 def test_the_hub_asks_without_curl(environment, tmp_path):
@@ -130,6 +131,29 @@ def test_without_hub_config_the_hub_does_not_start(environment, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "hub_config", None)
     with pytest.raises(ImportError, match="hub_config"):
         with_the_values(CHARTS_OWN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("is_so", "is_other", "said"),
+    [
+        (
+            '"http://hub:8081"',
+            '"http://jhub-hub:8081"',
+            'fullnameOverride must be "": hub_connect_',
+        ),
+        (
+            'base_url = "/"',
+            'base_url = "/jupyter/"',
+            "hub.baseUrl must be /: base_url is /jupyter/",
+        ),
+    ],
+)
+def test_a_release_of_other_names_is_refused(environment, tmp_path, is_so, is_other, said):
+    """Helm would remove the hub's volume of the name before."""
+    assert "fullnameOverride" not in VALUES
+    assert is_so in CHARTS_OWN
+    with pytest.raises(SystemExit, match=said):
+        with_the_values(CHARTS_OWN.replace(is_so, is_other), tmp_path)
 
 
 def test_the_hub_is_told_all_it_needs_and_what_it_is_told_is_there(objects, environment, copy):
@@ -181,64 +205,10 @@ def test_who_does_what_in_an_institutions_namespace(objects):
     }  # fmt: skip
 
 
-def test_who_may_reach_whom_beside_the_chart(objects):
-    policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
-    hubs = {
-        "metadata": {"namespace": "jhub"},
-        "spec": {
-            "podSelector": {"matchLabels": {"component": "hub"}},
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                {
-                    "from": [
-                        {
-                            "podSelector": {
-                                "matchLabels": {"hub.jupyter.org/network-access-hub": "true"}
-                            }
-                        }
-                    ],
-                    "ports": [{"port": "http"}],
-                },
-                *VALUES["hub"]["networkPolicy"]["ingress"],
-            ],
-        },
-    }
-    spaces = {"jhub": {}, "other": {}, "flautim-ufmg": {"flautim-lab/institution": "ufmg"}}
-    network = Network([*policies, hubs], spaces)
-    pods = {
-        "hub": Pod("jhub", HUB, {"http": 8081}),
-        "proxy": Pod("jhub", PROXY),
-        "service": Pod("jhub", pods_of(objects)["service"].labels, {"http": 8080}),
-        "notebook": Pod("flautim-ufmg", NOTEBOOK),
-        "stranger": Pod("other", NOTEBOOK),
-        "another of the release": Pod("jhub", {"component": "image-puller"}),
-    }
-    ports = {"hub": 8081, "service": 8080, "notebook": 8888}
-    found = {
-        (source, target)
-        for source in pods
-        for target, port in ports.items()
-        if source != target and network.may(pods[source], pods[target], port)
-    }
-    assert found == {
-        ("service", "hub"),
-        ("notebook", "hub"),
-        ("hub", "service"),
-        ("proxy", "service"),
-        ("notebook", "service"),
-        ("hub", "notebook"),
-        ("proxy", "notebook"),
-    }
-
-
 def test_no_more_than_one_ends_idle_notebooks(environment, tmp_path):
     assert VALUES["cull"] == {"enabled": False}
     names = [each["name"] for each in with_the_values(CHARTS_OWN, tmp_path).JupyterHub.services]
     assert names == ["theirs", roles.SERVICE, culling.SERVICE]
-
-
-def of_the_chart(name):
-    return yaml.safe_load((Path(CHART) / name).read_text(encoding="utf-8"))
 
 
 def merged(values, more):
@@ -250,23 +220,23 @@ def merged(values, more):
     return found
 
 
-@pytest.mark.skipif(not CHART, reason="FLAUTIM_LAB_Z2JH_CHART names no folder of the chart")
+@pytest.mark.skipif(bool(NO_CHART), reason=NO_CHART)
 def test_every_value_is_one_of_the_charts_schema():
     import jsonschema
 
-    check = jsonschema.Draft7Validator(of_the_chart("values.schema.yaml"))
-    values = merged(of_the_chart("values.yaml"), VALUES)  # it is these that helm looks at
+    check = jsonschema.Draft7Validator(read("values.schema.yaml"))
+    values = merged(read("values.yaml"), VALUES)  # it is these that helm looks at
     check.validate(values)
     with pytest.raises(jsonschema.ValidationError, match="extraConfigs"):
         check.validate(merged(values, {"hub": {"extraConfigs": {}}}))
 
 
-@pytest.mark.skipif(not CHART, reason="FLAUTIM_LAB_Z2JH_CHART names no folder of the chart")
+@pytest.mark.skipif(bool(NO_CHART), reason=NO_CHART)
 def test_the_charts_own_configuration_with_the_values(environment, monkeypatch, tmp_path):
     files = Path(CHART) / "files/hub"
     monkeypatch.syspath_prepend(str(files))
     z2jh = pytest.importorskip("z2jh")
-    values = merged(of_the_chart("values.yaml"), VALUES)
+    values = merged(read("values.yaml"), VALUES)
     monkeypatch.setattr(z2jh, "_load_config", lambda: values)
     monkeypatch.setattr(z2jh, "_get_config_value", lambda name: name)
     monkeypatch.setattr(z2jh, "get_secret_value", lambda name, default="": f"secret of {name}")
