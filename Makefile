@@ -86,8 +86,8 @@ hub: $(INSTALLED) ## Start a JupyterHub on this machine: two institutions, three
 # One thread per process: two test workers with as many torch threads as cores fight for them.
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED) $(PROXY) ## Run every test that can run here, notebooks and browser included.
-	@$(BIN)/pytest -m "not chaos" --ignore=tests/benchmarks --ignore=tests/cluster -n $(TEST_WORKERS) --dist loadgroup \
-		$(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not chaos" --ignore=tests/benchmarks --ignore=tests/cluster -n $(TEST_WORKERS) \
+		--dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Apart from make test: counting lines makes the tests that train half as long again.
 coverage: ## Run the same tests and count the lines they reach; fails below 90 %.

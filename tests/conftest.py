@@ -12,6 +12,39 @@ import pytest
 
 from tests.postgresql import new_database, postgresql  # noqa: F401 - fixtures
 
+#: The files that take longest, the longest first. ``make test`` gives whole files to its workers,
+#: in this order, so that none is left with a long one at the end.
+LONGEST = (
+    "chaos/test_kill_matrix.py",
+    "notebooks/test_notebooks_run.py",
+    "jupyter/panel/test_in_browser.py",
+    "runners/test_processes.py",
+    "hub_config/test_jupyterhub_config.py",
+    "runners/rerun/test_rerun.py",
+    "service/test_app.py",
+    "runners/test_pods.py",
+    "runners/test_notebook.py",
+    "jupyter/test_in_jupyterlab.py",
+    "hub_local/test_in_browser.py",
+    "service/test_dispatch.py",
+    "service/test_batches.py",
+    "runners/rerun/test_on_cluster.py",
+    "training/test_worker_pool.py",
+    "cli/test_cli.py",
+    "runners/test_verify.py",
+    "jupyter/test_chaos_cell.py",
+    "runners/test_scale.py",
+    "service/test_owners.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the tests of a file keep their order."""
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 def pytest_collection_finish() -> None:
     """Keep what was imported out of every later collection of garbage.

@@ -103,6 +103,8 @@ class Folders:
                     environment["FLAUTIM_LAB_FEWEST_ROWS"] = str(self.run.fewest_rows[space])
                 environment["FLAUTIM_LAB_DATA_HASHES"] = json.dumps(self.run.hashes.get(space, {}))
         environment["FLAUTIM_LAB_MOUNTS"] = str(root)
+        environment["TMPDIR"] = str(self.root / "tmp")  # a pod's goes with it
+        (self.root / "tmp").mkdir(exist_ok=True)
         command = [sys.executable, "-m", f"flautim_lab.runners.{module}"]
         with open(self.root / f"{name}.log", "ab") as log:
             self.processes[name] = psutil.Popen(

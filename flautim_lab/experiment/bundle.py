@@ -15,8 +15,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +26,7 @@ from flautim_lab.experiment.bundle_files import gather
 from flautim_lab.experiment.bundle_import import import_file
 from flautim_lab.experiment.source import keep_cell, kept_cells
 from flautim_lab.names import choose
+from flautim_lab.scratch import scratch_folder
 
 __all__ = ["Bundle", "keep_cell", "make_bundle"]
 
@@ -127,14 +126,11 @@ class Bundle:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             # Beside it, so that the rename stays on one file system.
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            try:
+            with scratch_folder(folder.parent, f".{folder.name}-scratch-") as temporary:
                 self._write_files(temporary / "new")
                 if folder.exists():
                     folder.rename(temporary / "old")
                 (temporary / "new").rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             raise BundleError(f"the bundle cannot be written to {folder}: {error}") from error
         return folder

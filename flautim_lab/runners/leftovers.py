@@ -9,6 +9,7 @@ from flautim_lab.errors import RecordsError, RunNotFoundError
 from flautim_lab.records.event import RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.process_files import ProcessFolder
+from flautim_lab.scratch import remove_abandoned
 
 
 def reap_leftovers(records: Records, runs: Path) -> list[str]:
@@ -16,7 +17,8 @@ def reap_leftovers(records: Records, runs: Path) -> list[str]:
 
     A run whose processes were all killed at once leaves its keys behind, and one whose records
     were removed leaves processes. Each start of a run, and ``flautim-lab doctor``, looks for such
-    leftovers. Those of a run that may be resumed are its keys alone: it gets new ones then.
+    leftovers, and for scratch folders of processes that were killed. Those of a run that may be
+    resumed are its keys alone: it gets new ones then.
 
     Parameters
     ----------
@@ -29,6 +31,7 @@ def reap_leftovers(records: Records, runs: Path) -> list[str]:
     list of str
         The runs of which something was left.
     """
+    remove_abandoned()
     found = []
     for path in sorted(runs.glob("*/processes")):
         folder = ProcessFolder(path.parent)

@@ -37,6 +37,7 @@ from flautim_lab.home import home
 from flautim_lab.records.event import RunRecord, RunStatus
 from flautim_lab.records.store import Records
 from flautim_lab.runners.parameters import check_parameters, find_notebook, read_notebook
+from flautim_lab.scratch import scratch_folder
 from flautim_lab.training.orphans import die_with_parent
 
 BATCH_VARIABLE = "FLAUTIM_LAB_BATCH"
@@ -135,6 +136,14 @@ def execute_notebook(
         place = cell_index + 1
         told.begin(CellProgress(cell_index + 1, total, _first_line(cell.source)))
 
+    closed = contextlib.ExitStack()
+    try:
+        Kernel.files = closed.enter_context(scratch_folder())
+    except OSError as error:
+        raise NotebookError(
+            f"there is no room for temporary files: {error.strerror}; free some space, or set "
+            "TMPDIR to another folder"
+        ) from error
     total = len(notebook.cells) + bool(values)
     started = time.time()
     told = _Teller(progress, lambda: _made_by(Kernel.started, started, RunStatus.RUNNING))
@@ -180,6 +189,7 @@ def execute_notebook(
         told.close()
         for kernel in Kernel.started:
             kernel.end()
+        closed.close()
     made = _made_by(Kernel.started, started)
     return ExecutedNotebook(
         path=target, seconds=time.time() - started, runs=tuple(run.id for run in reversed(made))
@@ -245,6 +255,7 @@ class _ThisPython(AsyncKernelManager):
     """A kernel of the Python that runs now, in batch, that ends when it is told to."""
 
     folder: ClassVar[Path]
+    files: ClassVar[Path]
     preexec: ClassVar[Callable[[], None] | None]
     started: ClassVar[list[_ThisPython]]
     process_id: int = 0
@@ -255,6 +266,8 @@ class _ThisPython(AsyncKernelManager):
         # What the interpreter itself says, such as a crash; the cells' own output goes elsewhere.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the kernel
         self.started.append(self)
+        # With its key in it: not where jupyter_client would leave it if we were killed.
+        self.connection_file = str(self.files / f"kernel-{len(self.started)}.json")
         # Where jupyter_client can (8.10), what kernel and we say to each other is encrypted.
         if self.has_trait("transport_encryption") and zmq.has("curve"):
             self.transport_encryption = "auto"
@@ -297,18 +310,16 @@ class _ThisPython(AsyncKernelManager):
 
     def end(self) -> None:
         """Kill what is left of the kernel, as after a Ctrl-C while it was starting."""
-        process = getattr(self.provisioner, "process", None)
-        if process is None or process.poll() is not None:
-            return
-        try:
-            family = psutil.Process(process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            family = []
-        process.kill()
-        for child in family:
-            if child.is_running():
-                child.kill()
-        process.wait()
+        family: list[psutil.Process] = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                # A Ctrl-C may come before we know its number, and never before it has its file.
+                if self.connection_file in child.cmdline():
+                    family += [child, *child.children(recursive=True)]
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(family, timeout=5)
 
 
 def output_path(source: Path, output: str | os.PathLike[str]) -> Path:

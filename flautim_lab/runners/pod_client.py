@@ -11,9 +11,7 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
-from pathlib import Path
 
 from flautim_lab.errors import ExperimentError, TrainingError
 from flautim_lab.experiment.experiment import Experiment
@@ -22,6 +20,7 @@ from flautim_lab.names import count
 from flautim_lab.runners.pod_files import FOLDER, unpack
 from flautim_lab.runners.pod_server import Mounts
 from flautim_lab.runners.server import TOLD_TO_END
+from flautim_lab.scratch import scratch_folder
 from flautim_lab.training import flower
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.engine import Connection
@@ -45,9 +44,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     one_thread()
     flower.prepare()
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
+    with scratch_folder() as scratch:
         try:
-            experiment = Experiment.load(unpack(mounts.code, Path(scratch) / FOLDER))
+            experiment = Experiment.load(unpack(mounts.code, scratch / FOLDER))
             check_clients(experiment, facts["clients"])
             host = ClientHost(
                 experiment, pick_device(experiment.device), pools=takes_means(experiment)

@@ -9,9 +9,7 @@ import gzip
 import io
 import json
 import os
-import shutil
 import tarfile
-import tempfile
 import threading
 import zlib
 from collections.abc import Mapping
@@ -27,6 +25,7 @@ from flautim_lab.experiment.csv_dataset import CSVDataset
 from flautim_lab.experiment.experiment import Experiment
 from flautim_lab.experiment.home_dataset import check_home_paths
 from flautim_lab.runners.plain_archive import read_plain
+from flautim_lab.scratch import scratch_folder
 
 MOST_BYTES = 20 * 2**20
 MOST_TEXT = 8 * 2**20  # of settings and source: what is made of JSON takes many times as much
@@ -50,8 +49,8 @@ def pack(experiment: Experiment) -> bytes:
     ExperimentError
         If it is larger than 20 MiB.
     """
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
-        folder = experiment.save(Path(scratch) / FOLDER)
+    with scratch_folder() as scratch:
+        folder = experiment.save(scratch / FOLDER)
         if isinstance(experiment.dataset, CSVDataset):
             settings = folder / SETTINGS
             values = json.loads(settings.read_text(encoding="utf-8"))
@@ -204,11 +203,7 @@ def unpack(parts: Path, folder: Path) -> Path:
         return folder
     content = b"".join(path.read_bytes() for path in sorted(parts.glob("part-*")))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder.parent))
-    try:
+    with scratch_folder(folder.parent, f".{folder.name}-scratch-") as scratch:
         unpack_bytes(content, scratch)
         os.replace(scratch, folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return folder

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -24,6 +23,7 @@ from flautim_lab.runners.parameters import find_notebook, read_notebook
 from flautim_lab.runners.rerun.batch import INDEX
 from flautim_lab.runners.stamp import read_stamp
 from flautim_lab.runners.stamped import FINISHED, execute_stamped
+from flautim_lab.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from flautim_lab.runners.notebook import CellProgress
@@ -126,8 +126,8 @@ def verify(
     origin = find_notebook(source) if source is not None else _find_source(executed, before)
     kept = None if output is None else _kept_at(output, origin, executed)
     was, now = read_notebook(executed), read_notebook(origin)
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-verify-") as folder:
-        target = kept or Path(folder) / "executed.ipynb"
+    with scratch_folder() as folder:
+        target = kept or folder / "executed.ipynb"
         try:
             done = execute_stamped(origin, target, before["parameters"], progress=progress)
         except ExecutionError as error:

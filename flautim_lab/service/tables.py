@@ -6,9 +6,7 @@ read as what they are not, and what libraries say of that is made of values.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from pandas.api import types
 
@@ -16,6 +14,7 @@ from flautim_lab.catalog.things import Column, DatasetVersion
 from flautim_lab.errors import ExperimentError
 from flautim_lab.experiment.table import clean, is_number, read_table
 from flautim_lab.runners.pod_files import Packed
+from flautim_lab.scratch import scratch_folder
 
 MOST_HEADER = 2**16  # bytes: each column takes its time
 NUMBERS = ("number", "integer")
@@ -53,8 +52,8 @@ def _kinds(packed: Packed) -> Mapping[str, str]:
     """Return the kind of each column of the sample that is used, as a :class:`Column` has it."""
     if b"\n" not in packed.sample[:MOST_HEADER]:
         raise ExperimentError("the sample has no header line, or one that is too long")
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
-        path = Path(scratch) / "sample.csv"
+    with scratch_folder() as scratch:
+        path = scratch / "sample.csv"
         path.write_bytes(packed.sample)
         frame, _ = read_table(path)
     ignored = packed.settings["dataset"].get("ignore") or []

@@ -23,8 +23,6 @@ import flautim_lab as lab
 from flautim_lab.runners.processes import Processes
 from tests.federations import DropoutNet, experiment, same
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ROUNDS = 4
 PATIENCE = 150
 TARGETS = ("server", "watch", "client-0", "half", "kernel", "machine")

@@ -9,7 +9,7 @@ import pytest
 import flautim_lab as lab
 from tests.federations import Net, iris
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.chaos
 
 
 class Slow(lab.Experiment):

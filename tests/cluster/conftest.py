@@ -23,7 +23,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/cluster/" in str(item.path):
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.xdist_group("cluster"))
             if lacking:
                 reason = f"needs a Kubernetes cluster: {' and '.join(lacking)} not set"
                 item.add_marker(pytest.mark.skip(reason=reason))

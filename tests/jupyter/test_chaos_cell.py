@@ -44,7 +44,6 @@ def test_what_is_no_fault_is_one_sentence(cell, sentence):
         read_lines(cell)
 
 
-@pytest.mark.xdist_group("processes")
 def test_an_experiment_is_run_with_the_faults_planned(notebook):
     made = experiment(Net, rounds=4, clients=4)
     notebook.put(trial=made)

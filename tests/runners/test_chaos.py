@@ -10,7 +10,6 @@ import flautim_lab as lab
 from flautim_lab.runners.processes import Processes
 from tests.federations import Net, experiment, same
 
-pytestmark = pytest.mark.xdist_group("processes")
 PATIENCE = 150
 
 

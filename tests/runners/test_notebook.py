@@ -19,6 +19,7 @@ import pytest
 from flautim_lab.errors import NotebookError
 from flautim_lab.runners.notebook import CellProgress, execute_notebook
 from flautim_lab.runners.parameters import check_parameters, find_notebook, read_parameters
+from flautim_lab.scratch import PREFIX
 from tests.federations import hear_interrupts
 
 PARAMETERS = """\
@@ -241,7 +242,8 @@ def test_executes_with_this_python_in_its_own_folder(
         "import json, os, sys",
         "# first a comment\nprint(json.dumps([rounds, name, sys.executable, os.getpid(),"
         " open('data.txt').read(),"
-        " os.environ['FLAUTIM_LAB_BATCH'], os.environ['FLAUTIM_LAB_HOME']]))",
+        " os.environ['FLAUTIM_LAB_BATCH'], os.environ['FLAUTIM_LAB_HOME'],"
+        " get_ipython().kernel.parent.connection_file]))",
         parameters=PARAMETERS,
     )
     before = path.read_bytes()
@@ -249,7 +251,7 @@ def test_executes_with_this_python_in_its_own_folder(
     done = execute_notebook(path, folder / "new", {"rounds": "3"}, progress=cells.append)
     assert done.path == folder / "new" / "a.ipynb"
     assert done.runs == ()
-    rounds, name, executable, pid, data, batch, home = json.loads(text_of(done.path))
+    rounds, name, executable, pid, data, batch, home, connection = json.loads(text_of(done.path))
     assert (rounds, name, data, batch) == (3, "first", "beside it", "1")
     assert executable == sys.executable
     assert home == str(tmp_path / "relative-home")
@@ -257,6 +259,9 @@ def test_executes_with_this_python_in_its_own_folder(
     assert cells[-1].line.startswith("print(json.dumps(")
     assert path.read_bytes() == before
     assert not psutil.pid_exists(pid)
+    # With the kernel's key: where the next batch looks for what a killed one left.
+    assert f"/{PREFIX}" in connection
+    assert not Path(connection).parents[1].exists()
 
 
 def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path: Path) -> None:
@@ -323,8 +328,11 @@ def test_ctrl_c_leaves_no_kernel(tmp_path: Path, moment: str) -> None:
         "from flautim_lab.runners.notebook import execute_notebook;"
         f"execute_notebook({str(path)!r}, {str(tmp_path / 'out.ipynb')!r})"
     )
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         start_new_session=True,
         preexec_fn=hear_interrupts,
@@ -345,6 +353,7 @@ def test_ctrl_c_leaves_no_kernel(tmp_path: Path, moment: str) -> None:
         assert b"KeyboardInterrupt" in stderr
         _, alive = psutil.wait_procs(family, timeout=10)
         assert alive == []
+        assert list(temporary.iterdir()) == []
     finally:
         process.kill()
         for child in family:

@@ -32,7 +32,7 @@ from flautim_lab.runners.pod_files import pack
 from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.folders import Folders
 
-pytestmark = [pytest.mark.xdist_group("pods"), pytest.mark.measures_children]
+pytestmark = pytest.mark.measures_children
 PATIENCE = 150
 
 

@@ -15,7 +15,7 @@ from flautim_lab.runners.processes import Processes, worker_count
 from tests.federations import DropoutNet, experiment, same, tensors
 
 # Several Python processes with torch each: beside one another they would starve on two cores.
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.measures_children]
+pytestmark = pytest.mark.measures_children
 
 PATIENCE = 150
 

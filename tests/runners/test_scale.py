@@ -15,7 +15,6 @@ from tests.federations import DropoutNet, Net, experiment, iris_frame, same
 from tests.runners.test_pods import folders, start
 
 __all__ = ["folders"]
-pytestmark = pytest.mark.xdist_group("pods")
 PATIENCE = 150
 
 

@@ -23,7 +23,6 @@ from flautim_lab.service.hub import Hub
 from flautim_lab.service.settings import Settings
 from tests.service.conftest import PREFIX, packed
 
-pytestmark = pytest.mark.xdist_group("hub")
 RUN = "r20261125-202140-net-on-iris-7d1947b4"
 PODS = {"run_id": RUN, "name": "r", "namespace": "flautim-ufmg", "clients": 3, "image": "i"}
 PODS["workers"] = {"flautim-ufmg": 2}

@@ -28,7 +28,6 @@ from flautim_lab.service.settings import Settings
 from tests.service.conftest import INSTITUTIONS
 from tests.service.test_app import BATCH, BATCH_ROUTES, ask, no_cluster, problem  # noqa: F401
 
-pytestmark = pytest.mark.xdist_group("hub")
 ARCHIVE = gzip.compress(b"what nobody opens")
 ANA = Caller("ana", False, {"ufmg": "flautim-ufmg"})
 

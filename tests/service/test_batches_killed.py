@@ -20,7 +20,7 @@ from tests.kubelet import Kubelet
 from tests.mock_cluster import cluster  # noqa: F401 - a fixture
 from tests.service.test_dispatch import RunningService
 
-pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 NOTEBOOK = """\
 import time
 

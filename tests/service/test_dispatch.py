@@ -18,7 +18,7 @@ from tests.federations import DropoutNet, Net, experiment, same
 from tests.folders import Folders, free_port
 from tests.service.conftest import PREFIX
 
-pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.measures_children]
+pytestmark = pytest.mark.measures_children
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 

@@ -16,7 +16,7 @@ from tests.service.conftest import INSTITUTIONS
 from tests.service.test_dispatch import PATIENCE, service, wait_for
 
 __all__ = ["service"]
-pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.measures_children]
+pytestmark = pytest.mark.measures_children
 PATHS = {"ufmg": "iris.csv", "ifnmg": "2026/iris.csv"}
 REFS = ("ufmg/iris", "ifnmg/iris")
 NET = """

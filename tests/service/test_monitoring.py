@@ -8,13 +8,10 @@ import sys
 import time
 
 import httpx
-import pytest
 from traitlets.config import Config
 
 from flautim_lab.service import logs
 from hub_config import monitoring
-
-pytestmark = pytest.mark.xdist_group("hub")
 
 
 def ask(hub, path, token=""):

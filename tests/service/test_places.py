@@ -18,7 +18,6 @@ from flautim_lab.service.places import listed_roles
 from flautim_lab.service.settings import Settings
 from tests.service.conftest import INSTITUTIONS, PREFIX
 
-pytestmark = pytest.mark.xdist_group("hub")
 PROFILES = [{"name": "Small", "cpu": 1, "memory": "2G"}]
 LISTED = {
     "ufmg": INSTITUTIONS["ufmg"]

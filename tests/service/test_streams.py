@@ -27,7 +27,6 @@ from tests.service.conftest import PREFIX
 from tests.service.test_app import ask, no_cluster, problem  # noqa: F401 - fixtures
 from tests.service.test_dispatch import ROOT, RunningService, wait_for
 
-pytestmark = pytest.mark.xdist_group("hub")
 RUN = "r20261125-202140-net-on-iris-7d1947b4"
 
 

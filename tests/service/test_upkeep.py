@@ -29,7 +29,6 @@ from tests.folders import free_port
 from tests.service.conftest import PREFIX
 from tests.service.test_app import RUN, Client, make
 
-pytestmark = pytest.mark.xdist_group("hub")
 TOKEN = "a-token-of-prometheus-that-is-long-enough"
 
 

@@ -12,11 +12,9 @@ import contextlib
 import json
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flautim_lab.connection import Away
@@ -35,6 +33,7 @@ from flautim_lab.runners.rerun.hub_place import HubPlace
 from flautim_lab.runners.rerun.place import Facts, OwnPlace, Place, Seen, SeenPod
 from flautim_lab.runners.rerun.schedule import Going
 from flautim_lab.runners.stamped import DIED, INTERRUPTED, Outcome
+from flautim_lab.scratch import scratch_folder
 
 LOOK_SECONDS = 1.0
 STATE = "cluster.json"
@@ -224,8 +223,7 @@ class ClusterSchedule:
         packed = self._place.result(facts, pod.name)
         if packed is None:
             return None
-        with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
-            folder = Path(scratch)
+        with scratch_folder() as folder:
             try:
                 unpack_bytes(packed, folder)
                 outcome = Outcome(**json.loads((folder / parcel.OUTCOME).read_text("utf-8")))

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from flautim_lab.errors import NotebookError
 from flautim_lab.runners.content import Content
 from flautim_lab.runners.pod_files import MOST_BYTES, pack_folder
 from flautim_lab.runners.rerun.folder import Task
+from flautim_lab.scratch import scratch_folder
 
 ASKED, NOTEBOOK, RESULT = "asked.json", "notebook", "executed.ipynb"
 OUTCOME, RUNS = "outcome.json", "runs"
@@ -43,8 +43,7 @@ def pack_tasks(
     """
     place = source.parent
     names = {name for content in contents for name in (*content.modules, *content.files)}
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         inside = folder / NOTEBOOK
         inside.mkdir()
         shutil.copyfile(source, inside / source.name)

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +29,7 @@ from flautim_lab.runners.rerun import parcel
 from flautim_lab.runners.rerun.folder import BatchFolder, Task
 from flautim_lab.runners.rerun.schedule import Going, Schedule
 from flautim_lab.runners.stamped import FAILED, FINISHED, Outcome, environment
+from flautim_lab.scratch import scratch_folder
 
 VERSIONS = ("torch", "flwr", "numpy", "pandas", "flautim-lab")
 
@@ -38,18 +38,18 @@ def main() -> int:
     """Execute the point of this pod; returns the exit status."""
     signal.signal(signal.SIGTERM, _end)
     index = int(os.environ["JOB_COMPLETION_INDEX"])
-    with tempfile.TemporaryDirectory(prefix="flautim-lab-") as scratch:
-        os.environ["FLAUTIM_LAB_HOME"] = str(Path(scratch) / "home")
-        place = unpack(Mounts.of_pod().code, Path(scratch) / "asked")
+    with scratch_folder() as scratch:
+        os.environ["FLAUTIM_LAB_HOME"] = str(scratch / "home")
+        place = unpack(Mounts.of_pod().code, scratch / "asked")
         asked = json.loads((place / parcel.ASKED).read_text(encoding="utf-8"))
         point = asked["points"][index]
         source = place / parcel.NOTEBOOK / asked["notebook"]
         task = Task(source, 1, point["parameters"], point["label"], point["name"])
-        folder = BatchFolder(Path(scratch) / "batch")
+        folder = BatchFolder(scratch / "batch")
         try:
             with folder.locked():
                 outcome = _execute(folder, task, asked["timeout"])
-                packed = _result(folder.running / task.name, outcome, Path(scratch) / "result")
+                packed = _result(folder.running / task.name, outcome, scratch / "result")
         except KeyboardInterrupt:  # the pod is to go; another may take its place
             return 1
     for line in parcel.result_lines(packed):
