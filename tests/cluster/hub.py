@@ -21,6 +21,7 @@ import nbformat
 from playwright.sync_api import TimeoutError as Late
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
+from tests.jupyter.in_browser import answer_dialog
 
 K8S = Path(__file__).parents[2] / "k8s"
 PATIENCE = 240  # seconds that a pod may take on a busy machine
@@ -243,9 +244,7 @@ class Visitor:
         )
         end = time.monotonic() + PATIENCE
         while True:
-            dialog = self.page.locator("dialog.jp-Dialog")
-            if dialog.count():  # a click would wait for it, and tell nothing
-                raise AssertionError(f"JupyterLab asks: {dialog.first.inner_text()}")
+            answer_dialog(self.page)  # a click would wait for it, and tell nothing
             self.page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
             self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
             with contextlib.suppress(Late):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from hub_local.proxy import is_installed
-from tests.jupyter.in_browser import MARKS, browser
+from tests.jupyter.in_browser import MARKS, answer_dialog, browser, dialog_of
 from tests.jupyter.panel.test_in_browser import MODEL, Walk
 
 __all__ = ["browser"]
@@ -110,25 +110,13 @@ class Desk:
         self.walk = Walk(self, self.shots)
         # What is asked for before the kernel is connected is lost, and nothing tells.
         for _ in range(10):
-            self.answer_dialog()
+            answer_dialog(self.page)
             with contextlib.suppress(Late):
                 self.page.locator(".jp-Notebook .cm-content").first.click(timeout=8_000)
                 self.page.keyboard.press("Shift+Enter")
                 self.walk.panel.wait_for(timeout=8_000)
                 return
-        raise AssertionError("the panel never came; the page shows the dialog: " + self.dialog())
-
-    def dialog(self) -> str:
-        """Return the words of the dialog in front of the page, empty where there is none."""
-        shown = self.page.locator("dialog.jp-Dialog")
-        return shown.first.inner_text() if shown.count() else ""
-
-    def answer_dialog(self) -> None:
-        """Take what JupyterLab proposes where it asks (a slow server's kernel, for instance)."""
-        if words := self.dialog():
-            print(f"JupyterLab asked: {words}")
-            self.page.screenshot(path=self.shots / "asked.png")
-            self.page.locator("dialog.jp-Dialog .jp-mod-accept").first.click()
+        raise AssertionError("the panel never came; the page shows the dialog: " + dialog_of(page))
 
     def log_in(self, user: str, password: str) -> None:
         self.page.get_by_label("Username:").fill(user)

@@ -157,6 +157,19 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def dialog_of(page: Any) -> str:
+    """Return the words of the dialog in front of a page of JupyterLab; empty where there is none."""
+    shown = page.locator("dialog.jp-Dialog")
+    return str(shown.first.inner_text()) if shown.count() else ""
+
+
+def answer_dialog(page: Any) -> None:
+    """Take what JupyterLab proposes where it asks, for a kernel of a slow server for instance."""
+    if words := dialog_of(page):
+        print(f"JupyterLab asked: {words}")
+        page.locator("dialog.jp-Dialog .jp-mod-accept").first.click()
+
+
 class Lab:
     """A page with one notebook, driven as a person drives it: in JupyterLab, or in Notebook 7."""
 
