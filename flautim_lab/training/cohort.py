@@ -151,7 +151,7 @@ class Stack:
                 _shares(there, clients, rows, outputs),
                 numbers_of_classes(outputs, targets, task),
             )
-            found = run.gradients(gradient.view(run.outputs.shape))
+            found = run.gradients(gradient.reshape(run.outputs.shape))
             losses = _means(each.view(clients, rows), there)
         return losses, [found.get(name) for name in wanted]
 
