@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flautim_lab.errors import ExperimentError
 
-__all__ = ["PrivateGlobals", "PrivateRandom", "numpy_stream", "stream"]
+__all__ = ["PrivateGlobals", "PrivateRandom", "numpy_stream", "stream", "stream_seeds"]
 
 
 def _sequence(seed: int, purpose: str, round_number: int, client: int) -> np.random.SeedSequence:
@@ -38,6 +39,46 @@ def stream_seed(seed: int, purpose: str, round_number: int = 0, client: int = 0)
     """Return the 63-bit seed of a stream, for generators that are not NumPy's."""
     state = _sequence(seed, purpose, round_number, client).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
+
+
+def stream_seeds(seed: int, purpose: str, round_number: int, clients: Sequence[int]) -> list[int]:
+    """Return :func:`stream_seed` of many clients, in a fraction of the time.
+
+    They have all but the last word of what NumPy's ``SeedSequence`` mixes in common: it is asked
+    for that once, and the last word is mixed in here, as it does that itself (O'Neill's
+    ``seed_seq``; NumPy keeps its streams as they are, NEP 19).
+    """
+    last = np.asarray(clients, dtype=np.uint64)
+    key = (zlib.crc32(purpose.encode()), round_number)
+    if not len(last) or last.max() > _WORD or round_number > _WORD:
+        return [stream_seed(seed, purpose, round_number, client) for client in clients]
+    pool = np.random.SeedSequence(entropy=seed, spawn_key=key).pool
+    before = max(len(pool), -(-seed.bit_length() // 32)) + len(key)  # words that are mixed in
+    constant = _INIT_A * pow(_MULT_A, len(pool) * before, _WORD + 1) & _WORD
+    mixed = []
+    for word in pool.tolist():
+        value = last ^ constant
+        constant = constant * _MULT_A & _WORD
+        value = _folded(value * constant & _WORD)
+        mixed.append(_folded((_MIX_L * word - _MIX_R * value) & _WORD))
+    constant, state = _INIT_B, []
+    for value in mixed[:2]:
+        value = value ^ constant
+        constant = constant * _MULT_B & _WORD
+        state.append(_folded(value * constant & _WORD))
+    found: list[int] = ((state[0] | state[1] << 32) >> 1).tolist()
+    return found
+
+
+# Of SeedSequence's mixing, in 32-bit words.
+_WORD = 2**32 - 1
+_INIT_A, _MULT_A = 0x43B0D7E5, 0x931E8875
+_INIT_B, _MULT_B = 0x8B51F9DD, 0x58F38DED
+_MIX_L, _MIX_R = 0xCA01F9DD, 0x4973F715
+
+
+def _folded(words: Any) -> Any:
+    return words ^ (words >> 16)
 
 
 def stream(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> torch.Generator:

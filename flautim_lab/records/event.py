@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -182,12 +182,12 @@ def event_row(run_id: str, event: Event) -> dict[str, Any]:
     }
 
 
-def to_event(row: Any) -> Event:
-    """Return a row of the table of events as an event."""
-    value = math.nan if row.is_nan else row.value
-    return Event(
-        row.seq, row.time, row.kind, row.round, row.client, row.split, row.name, value, row.text
-    )
+def to_event(row: Sequence[Any]) -> Event:
+    """Return a row of the table of events, all columns in their order, as an event."""
+    # Unpacked, which takes a quarter of the time of as many looks at a row by name.
+    _, seq, when, kind, round_number, client, split, name, value, is_nan, text = row
+    value = math.nan if is_nan else value
+    return Event(seq, when, kind, round_number, client, split, name, value, text)
 
 
 def to_record(row: Any) -> RunRecord:

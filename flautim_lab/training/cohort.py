@@ -122,7 +122,7 @@ class Stack:
         if self._filled:
             outputs = self._outputs_of(weights, x)
             each = row_losses(outputs.flatten(0, 1), y.flatten(0, 1), self._experiment.task)
-            losses = _means(each.view(y.shape[:2]), counts)
+            losses = _means(each.view(y.shape[:2]), _uneven(counts, y))
         else:
             losses = self._by_size(weights, x, y, counts)
         leaves = [weights[name] for name in wanted]
@@ -141,17 +141,18 @@ class Stack:
     ) -> tuple[Tensor, list[Tensor | None]]:
         clients, rows = y.shape[:2]
         targets, task = y.flatten(0, 1), self._experiment.task
+        there = _uneven(counts, y)
         with torch.no_grad():
             run = Run(steps, weights, wanted, x, _Dropping(counts, draws))
             outputs = run.outputs.flatten(0, 1)
             each, gradient = losses_of_rows(
                 lambda made: row_losses(made, targets, task),
                 outputs,
-                _shares(counts, rows, outputs),
+                _shares(there, clients, rows, outputs),
                 numbers_of_classes(outputs, targets, task),
             )
-            found = run.gradients(gradient.view(run.outputs.shape))
-            losses = _means(each.view(clients, rows), counts)
+            found = run.gradients(gradient.reshape(run.outputs.shape))
+            losses = _means(each.view(clients, rows), there)
         return losses, [found.get(name) for name in wanted]
 
     def _by_size(
@@ -268,13 +269,18 @@ def not_finite(experiment: Experiment, name: str) -> DivergedError:
     )
 
 
-def _means(each: Tensor, counts: NDArray[np.int64]) -> Tensor:
+def _uneven(counts: NDArray[np.int64], y: Tensor) -> Tensor | None:
+    """Return how many rows of each batch are the client's own, (clients, 1); None for all."""
+    if (counts == y.shape[1]).all():
+        return None
+    return torch.from_numpy(counts).to(y.device)[:, None]
+
+
+def _means(each: Tensor, there: Tensor | None) -> Tensor:
     """Return the mean loss of each client's own rows, (clients,), from (clients, rows)."""
-    rows = each.shape[1]
-    if (counts == rows).all():
+    if there is None:
         return each.mean(1)
-    there = torch.from_numpy(counts).to(each.device)[:, None]
-    return torch.where(_own(there, rows), each, 0.0).sum(1) / there[:, 0]
+    return torch.where(_own(there, each.shape[1]), each, 0.0).sum(1) / there[:, 0]
 
 
 def _own(there: Tensor, rows: int) -> Tensor:
@@ -282,11 +288,10 @@ def _own(there: Tensor, rows: int) -> Tensor:
     return torch.arange(rows, device=there.device) < there
 
 
-def _shares(counts: NDArray[np.int64], rows: int, like: Tensor) -> Tensor:
+def _shares(there: Tensor | None, clients: int, rows: int, like: Tensor) -> Tensor:
     """Return the gradient of the sum of :func:`_means` by each row's loss, (clients x rows,)."""
-    if (counts == rows).all():
-        return _even_shares(len(counts), rows, like.dtype, like.device)
-    there = torch.from_numpy(counts).to(like.device)[:, None]
+    if there is None:
+        return _even_shares(clients, rows, like.dtype, like.device)
     return (_own(there, rows).to(like.dtype) / there).flatten()
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from flautim_lab.errors import TrainingError
 from flautim_lab.experiment import loops
 from flautim_lab.experiment.client_data import EVALUATION_NUMBERS, EVALUATION_ROWS, ClientData
-from flautim_lab.experiment.streams import stream
+from flautim_lab.experiment.streams import stream, stream_seeds
 from flautim_lab.training import pooling, weights
 from flautim_lab.training.cohort import Stack, Trained
 from flautim_lab.training.content import arrays_in, config_in
@@ -140,10 +140,7 @@ class Cohorts:
         start = {name: p.detach() for name, p in model.named_parameters()}
         with host.times.spent_on("data"):
             pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
-            members = [
-                self._member(client, own, round_number)
-                for client, own in zip(clients, rows, strict=True)
-            ]
+            members = self._members(clients, rows, round_number)
         trained = stack.train(
             start,
             [name for name, p in model.named_parameters() if p.requires_grad],
@@ -204,16 +201,25 @@ class Cohorts:
         found: tuple[nn.Module, Stack] = self._own.stack
         return found
 
-    def _member(self, client: int, rows: Tensor, round_number: int) -> Member:
-        """Return a client with its orders and its draws, from the same streams as in the loop."""
-        seed = self._host.experiment.seed
-        generator = stream(seed, "batches", round_number, client)
-        epochs = range(self._host.experiment.local_epochs)
-        orders = [torch.randperm(len(rows), generator=generator) for _ in epochs]
-        draws = None
-        if self._host.experiment.facts.draws:
-            draws = stream(seed, "draws", round_number, client)
-        return Member(rows, orders, draws)
+    def _members(
+        self, clients: Sequence[int], rows: Sequence[Tensor], round_number: int
+    ) -> list[Member]:
+        """Return clients with their orders and draws, from the same streams as in the loop."""
+        experiment = self._host.experiment
+        seeds = stream_seeds(experiment.seed, "batches", round_number, clients)
+        generator = torch.Generator()
+        members = []
+        for client, own, seed in zip(clients, rows, seeds, strict=True):
+            generator.manual_seed(seed)
+            orders = [
+                torch.randperm(len(own), generator=generator)
+                for _ in range(experiment.local_epochs)
+            ]
+            draws = None
+            if experiment.facts.draws:
+                draws = stream(experiment.seed, "draws", round_number, client)
+            members.append(Member(own, orders, draws))
+        return members
 
     # --- evaluation ---------------------------------------------------------------------------
 

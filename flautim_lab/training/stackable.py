@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,8 @@ class Engine:
         The layers are run as products of stacks; else by ``torch.func.vmap``.
     filled : bool
         Batches of unequal size are filled up; else those of one size go together.
-    row_by_row : bool
-        The model computes each row by itself, so that rows of several clients may be measured as
-        one batch.
+    layers : Layers
+        What was read from the model's ``forward``.
     why : str
         Why it is the loop, in words that go on after "since".
     """
@@ -76,7 +75,7 @@ class Engine:
     clients: int = 1
     products: bool = False
     filled: bool = False
-    row_by_row: bool = False
+    layers: Layers = field(default=Layers(False), compare=False, repr=False)
     why: str = ""
 
     @property
@@ -130,7 +129,7 @@ def make_stack(experiment: Experiment, engine: Engine, model: nn.Module) -> Stac
     return Stack(
         experiment,
         model.train(),
-        read_layers(model) if engine.products else Layers(engine.row_by_row),
+        engine.layers,
         products=engine.products,
         filled=engine.filled,
     )
@@ -159,7 +158,7 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
         max(clients, 2 if forced else WORTH_IT),
         products=products,
         filled=default and layers.row_by_row and _one_target(experiment),
-        row_by_row=layers.row_by_row,
+        layers=layers,
     )
     why = by_one_thread(lambda: _tried(experiment, engine, device, forced))
     return engine if not why else Engine(why=why)

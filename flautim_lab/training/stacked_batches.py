@@ -61,19 +61,20 @@ class Steps:
         number = len(members[0].rows)
         whole, rest = divmod(number, size)
         steps = whole + bool(rest)
+        at = slice(None) if len(places) == len(self.rows) else places  # much quicker, if all alike
         rows = torch.stack([member.rows for member in members])
         for epoch, orders in enumerate(zip(*(member.orders for member in members), strict=True)):
             taken = rows.gather(1, torch.stack(orders))
             first = epoch * steps
             if whole:
                 full = taken[:, : whole * size].view(len(places), whole, size)
-                self.rows[places, first : first + whole, :size] = full
-                self.counts[places, first : first + whole] = size
+                self.rows[at, first : first + whole, :size] = full
+                self.counts[at, first : first + whole] = size
             if rest:
                 # Filled up with a row of its own, whose loss is not looked at.
-                self.rows[places, first + whole] = taken[:, -1:]
-                self.rows[places, first + whole, :rest] = taken[:, whole * size :]
-                self.counts[places, first + whole] = rest
+                self.rows[at, first + whole] = taken[:, -1:]
+                self.rows[at, first + whole, :rest] = taken[:, whole * size :]
+                self.counts[at, first + whole] = rest
 
     def batches(
         self, pool: tuple[Tensor, Tensor]

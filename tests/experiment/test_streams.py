@@ -13,7 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flautim_lab.errors import ExperimentError
-from flautim_lab.experiment.streams import PrivateRandom, numpy_stream, stream
+from flautim_lab.experiment.streams import (
+    PrivateRandom,
+    numpy_stream,
+    stream,
+    stream_seed,
+    stream_seeds,
+)
 
 
 def test_a_stream_depends_on_its_key_alone():
@@ -51,6 +57,14 @@ def run_noisy():
         loss = model(torch.ones(3, 6))
     loss.backward()
     return loss.item(), model.first.weight.grad.clone(), random_numbers.draws
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**63 - 1, 2**128 + 3, 2**200 + 1])
+@pytest.mark.parametrize("round_number", [0, 1, 1000, 2**32 - 1, 2**32])
+def test_seeds_of_many_clients_are_those_of_each(seed, round_number):
+    for clients in ([], [0], [3, 1, 2**31, 2**32 - 1], [5, 2**32]):
+        each = [stream_seed(seed, "batches", round_number, client) for client in clients]
+        assert stream_seeds(seed, "batches", round_number, clients) == each
 
 
 def test_every_random_operator_is_redirected_and_the_global_stream_stays():
