@@ -291,9 +291,10 @@ class Connection:
         )
         with _refusals():
             self._client.ConfirmMessageReceived(confirm)
+        # Before the message is made of its parts, which takes them away.
+        self.bytes_received += response.ByteSize() + sum(map(len, contents.values()))
         message: Any = inflate_object_from_contents(message_id, contents)
         message.metadata.__dict__["_message_id"] = message_id
-        self.bytes_received += response.ByteSize() + sum(map(len, contents.values()))
         self.transfer_seconds += time.perf_counter() - begin
         return message  # type: ignore[no-any-return]
 

@@ -37,7 +37,7 @@ PARTS = 3  # a worker gets its clients in so many portions, so that one may be t
 LONGEST_SECONDS = 30 * 24 * 3600.0  # that a worker may take for its clients; Flower's own is 12 h
 REFUSED_SECONDS = 60.0  # without one message that the SuperLink takes: it never will
 SHORT_SECONDS = 1.0  # work that takes no longer goes out in one portion
-PORTION_BYTES = 2**25  # of weights that a worker answers with at once
+PORTION_BYTES = 2**22  # of weights that a worker answers with at once
 
 
 @dataclass(frozen=True)

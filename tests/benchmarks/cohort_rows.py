@@ -11,7 +11,7 @@ from engine_rows import line
 from fresh_process import MeasurementError
 from report import Row, Sample, ratio
 from sides import rounds
-from work import CROWD, FLUTE, FLUTE_SHORT, MANY, MICRO_FL, Work
+from work import CROWD, FLUTE, FLUTE_SHORT, MANY, MICRO_FL, WHOLE, Work
 
 if TYPE_CHECKING:
     from run import Bench
@@ -23,6 +23,8 @@ FLAT = 1.25  # of a tenth of the clients: a round that is as long, but for noise
 FLAT_BYTES = 40e6  # for nine thousand clients more: what says which rows are whose
 TIMES = 200  # as fast as Flower's simulation
 ALIKE = 0.1  # how far the losses of other clients and batches may be apart, relatively
+WHOLE_CLIENTS = (1000, 5000, 10_000)
+FEW_BYTES = 100e6  # for nine thousand clients more in a round, whose weights are 2,400 MB
 SAME = 1e-3  # how far a round's mean losses of two sides may be apart, relatively
 
 
@@ -182,3 +184,22 @@ def many(bench: Bench) -> Iterator[Row]:
     text = f"{held / 1e6:.0f} against {less / 1e6:.0f} MB beyond the rows"
     goal = f"<= {FLAT_BYTES / 1e6:.0f} MB more"
     yield Row(f"{title}: memory", None, None, text, goal, held - less <= FLAT_BYTES)
+
+
+def whole(bench: Bench) -> Iterator[Row]:
+    """Rounds of 1,000 to 10,000 clients, all of them asked: the most memory that a round takes."""
+    go, name = bench.processes.measure, WHOLE.name
+    sides = {str(n): (lambda n=n: go("cohorts", "growth", name, str(n))) for n in WHOLE_CLIENTS}
+    results = bench.interleave(name, sides, bench.repeats)
+    peaks = {n: median(result["peak"] for result in results[str(n)]) for n in WHOLE_CLIENTS}
+    fewest, *others = WHOLE_CLIENTS
+    first = f"{peaks[fewest] / 1e6:.0f} MB beyond the rows at the most"
+    yield Row(
+        f"{fewest:,} clients, all in a round", rounds("lab.run", results[str(fewest)]), None, first
+    )
+    for n in others:
+        more = peaks[n] - peaks[fewest]
+        text = f"{peaks[n] / 1e6:.0f} MB beyond the rows at the most"
+        goal, met = f"<= {FEW_BYTES / 1e6:.0f} MB more", more <= FEW_BYTES
+        mine = rounds("lab.run", results[str(n)])
+        yield Row(f"{n:,} clients, all in a round", mine, None, text, goal, met)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from dataclasses import replace
 
@@ -81,8 +82,11 @@ def growth(work: Work, clients: str) -> dict:
     """Return what rounds with so many clients take, and the memory that is held beyond the rows.
 
     ``rounds``: seconds of each but the first. ``bytes``: the most that the process held at the end
-    of a round, less what it held before there were rows, and less the rows.
+    of a round, less what it held before there were rows, and less the rows. ``peak``: the same of
+    the most that it held at any moment.
     """
+    import resource
+
     import psutil
 
     import flautim_lab as lab
@@ -98,12 +102,16 @@ def growth(work: Work, clients: str) -> dict:
     run = run_now(made).wait()
     used = run.resources
     most = used[used.resource == "memory_bytes"].value.max()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     frame = run.metrics
     losses = frame[frame.client.isna() & (frame.metric == "loss")].value.tolist()
     rounds = run.profile().rounds["seconds"].tolist()[1:]
     return {
         "rounds": rounds,
         "bytes": float(most - before - held),
+        "peak": float(peak - before - held),
         "data_bytes": held,
         "losses": losses,
         "engine": run.plan["engine"],

@@ -203,6 +203,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "crowd": cohort_rows.crowd,
     "micro_fl_clients": cohort_rows.micro_fl_clients,
     "many": cohort_rows.many,
+    "whole": cohort_rows.whole,
 }
 NAMES = tuple(MEASURES)
 

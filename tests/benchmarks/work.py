@@ -62,6 +62,20 @@ class IrisNet(nn.Module):
         return self.layers(x)
 
 
+class WideNet(nn.Module):
+    """A perceptron whose weights are much more than a client's rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows, 3) from (rows, 4)."""
+        return self.layers(x)
+
+
 class Logistic(nn.Module):
     """Logistic regression on images of 28x28, as in FLUTE's comparison (arXiv:2203.13789)."""
 
@@ -140,16 +154,18 @@ MICRO_FL = Work(
 MANY = Work(
     "many", "IrisNet", clients=10_000, rounds=20, batch_size=10, lr=0.05, clients_per_round=100
 )
+WHOLE = Work("whole", "WideNet", clients=10_000, rounds=3, batch_size=10, lr=0.05)
 WORKS = {
     work.name: work
     for work in (
         *(IRIS, LENET, LENET_LONG, LENET_LAST),
-        *(FLUTE, FLUTE_SHORT, CROWD, MICRO_FL, MANY),
+        *(FLUTE, FLUTE_SHORT, CROWD, MICRO_FL, MANY, WHOLE),
     )
 }
 ROWS_EACH = {
     "micro_fl": 60,
     "many": 20,
+    "whole": 10,
 }  # of these there are more rows where there are more clients
 
 

@@ -158,7 +158,7 @@ def browser() -> Iterator[Any]:
 
 
 def dialog_of(page: Any) -> str:
-    """Return the words of the dialog in front of a page of JupyterLab; empty where there is none."""
+    """Return the words of the dialog in front of a page of JupyterLab; empty without one."""
     shown = page.locator("dialog.jp-Dialog")
     return str(shown.first.inner_text()) if shown.count() else ""
 

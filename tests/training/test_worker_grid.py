@@ -159,13 +159,16 @@ def test_a_worker_is_sent_the_weights_once_a_round(fleet, monkeypatch):
     taken = []
     here.grid.taken = taken.append
     for number in (1, 2):
-        config = ConfigRecord({"server-round": number})
+        config = ConfigRecord({"server-round": number, "buffers": bytes(10_000)})
         content = RecordDict({"config": config})
         replies = here.grid.send_and_receive([Message(content, n, "train") for n in range(4)])
         assert numbers(replies) == numbers(taken) == list(range(4))
         taken.clear()
         assert len(packed) == number
         assert 1 <= sum(data == pack(content) for data in unpacked) <= 2
+    # What went over the wire: at most once a round and worker, where there were four portions.
+    received = sum(each.bytes_received for made in here.connections.values() for each in made)
+    assert 20_000 < received < 50_000
     # A worker that begins anew is sent them again.
     here.lose(0)
     here.start(0)
