@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from pandas.api import types
 
 from flautim_lab.catalog import opening
 from flautim_lab.catalog.interface import Catalog
 from flautim_lab.catalog.sources import class_named
 from flautim_lab.catalog.things import Column, DatasetVersion
 from flautim_lab.errors import DatasetError
-from flautim_lab.experiment.table import read_table, sha256_of
+from flautim_lab.experiment.table import kind_of, read_table, sha256_of
 from flautim_lab.home import data_volume
 from flautim_lab.names import choose
 
@@ -124,13 +123,13 @@ def _registered_path(place: Path) -> str:
 def _column(name: str, values: pd.Series) -> Column:
     missing = bool(values.isna().any())
     there = values.dropna()
-    if types.is_bool_dtype(values.dtype):
-        return Column(name, "boolean", missing=missing)
-    if types.is_numeric_dtype(values.dtype):
-        kind = "integer" if types.is_integer_dtype(values.dtype) else "number"
+    kind = kind_of(values)
+    if kind == "boolean":
+        return Column(name, kind, missing=missing)
+    if kind in ("integer", "number"):
         low, high = (float(there.min()), float(there.max())) if len(there) else (None, None)
         return Column(name, kind, low=low, high=high, missing=missing)
     distinct = sorted({str(value) for value in there.unique()})
     # Text that is another one in most rows names rows: it is not told.
     told = len(distinct) <= MOST_CATEGORIES and 2 * len(distinct) <= max(len(there), 4)
-    return Column(name, "text", values=tuple(distinct) if told else (), missing=missing)
+    return Column(name, kind, values=tuple(distinct) if told else (), missing=missing)

@@ -275,6 +275,15 @@ def is_number(column: pd.Series[Any]) -> bool:
     return real and not types.is_bool_dtype(kind)
 
 
+def kind_of(column: pd.Series[Any]) -> str:
+    """Return what a column holds: ``"integer"``, ``"number"``, ``"boolean"`` or ``"text"``."""
+    if types.is_bool_dtype(column.dtype):
+        return "boolean"
+    if is_number(column):
+        return "integer" if types.is_integer_dtype(column.dtype) else "number"
+    return "text"
+
+
 def categories(column: pd.Series[Any]) -> tuple[list[str], NDArray[np.int64]]:
     """Return the distinct values as sorted text, and the place of each row's value (-1: none)."""
     codes, distinct = pd.factorize(column)

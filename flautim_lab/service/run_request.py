@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from flautim_lab.runners import faults
+from flautim_lab.runners.cluster import Cluster
 
 MOST_CLIENTS = 100_000
 MOST_ROUNDS = 10**9
@@ -19,15 +21,15 @@ class Wishes(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     institution: str | None = None
-    workers: int | dict[str, int] = 2
-    cpu: str = "1"
-    memory: str = "1Gi"
-    gpu: int = 0
-    server_cpu: str = "1"
-    server_memory: str = "1Gi"
-    storage: str = "1Gi"
-    hours: float = 24.0
-    project: str | None = None
+    workers: int | Mapping[str, int] = Cluster.workers
+    cpu: str = Cluster.cpu
+    memory: str = Cluster.memory
+    gpu: int = Cluster.gpu
+    server_cpu: str = Cluster.server_cpu
+    server_memory: str = Cluster.server_memory
+    storage: str = Cluster.storage
+    hours: float = Cluster.hours
+    project: str | None = Cluster.project
 
 
 class Strike(BaseModel):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pandas.api import types
-
 from flautim_lab.catalog.things import Column, DatasetVersion
 from flautim_lab.errors import ExperimentError
-from flautim_lab.experiment.table import clean, is_number, read_table
+from flautim_lab.experiment.table import clean, kind_of, read_table
 from flautim_lab.runners.pod_files import Packed
 from flautim_lab.scratch import scratch_folder
 
@@ -49,7 +47,7 @@ def checked_tables(packed: Packed, read: Iterable[DatasetVersion]) -> dict[str, 
 
 
 def _kinds(packed: Packed) -> Mapping[str, str]:
-    """Return the kind of each column of the sample that is used, as a :class:`Column` has it."""
+    """Return the kind of each column of the sample that is used: number, boolean or text."""
     if b"\n" not in packed.sample[:MOST_HEADER]:
         raise ExperimentError("the sample has no header line, or one that is too long")
     with scratch_folder() as scratch:
@@ -57,17 +55,9 @@ def _kinds(packed: Packed) -> Mapping[str, str]:
         path.write_bytes(packed.sample)
         frame, _ = read_table(path)
     ignored = packed.settings["dataset"].get("ignore") or []
-    return {
-        str(name): (
-            "number"
-            if is_number(column)
-            else "boolean"
-            if types.is_bool_dtype(column.dtype)
-            else "text"
-        )
-        for name, column in frame.items()
-        if name not in ignored
-    }
+    kinds = {str(name): kind_of(each) for name, each in frame.items() if name not in ignored}
+    # Whole numbers where others are expected are no other kind.
+    return {name: "number" if kind in NUMBERS else kind for name, kind in kinds.items()}
 
 
 def _check_kinds(kinds: Mapping[str, str], version: DatasetVersion) -> None:

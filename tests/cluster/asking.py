@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from tests.cluster.hub import PATIENCE, Hub, kubectl
+from tests.cluster.hub import Hub, kubectl
+from tests.cluster.waiting import PATIENCE, wait_until
 
 SERVICE = "/services/flautim-lab"
 
@@ -109,11 +110,3 @@ def in_a_notebook(namespace: str, user: str, source: str) -> str:
     """Return what Python says in a user's notebook pod."""
     pod = f"jupyter-{user}"
     return kubectl("exec", "-n", namespace, pod, "--", "python", "-c", source)
-
-
-def wait_until(condition: Any, what: str, seconds: float = PATIENCE) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.5)

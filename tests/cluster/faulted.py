@@ -10,19 +10,10 @@ from kubernetes import client as k8s
 from flautim_lab.pods.manifests import SERVER, WORKER
 from flautim_lab.runners.cluster import ClusterRun
 from tests.cluster.conftest import left_in
+from tests.cluster.waiting import PATIENCE, wait_until
 from tests.federations import same
 
-PATIENCE = 300
 SMALL = {"cpu": "300m", "memory": "700Mi", "server_cpu": "400m", "server_memory": "700Mi"}
-
-
-def wait_for(condition, what, seconds=PATIENCE):
-    """Wait until a condition holds; returns how many seconds it took."""
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() < begin + seconds, f"{what}: it did not happen in {seconds} s"
-        time.sleep(0.2)
-    return time.monotonic() - begin
 
 
 def pods_of(api, run, role):
@@ -58,5 +49,5 @@ def check_it_ended_well(run, expected, api, spaces, record, since=None):
     assert run.metrics.equals(expected.metrics)
     if since is not None:
         record("seconds_to_recover", round(seconds_without_a_round(run, since), 1))
-    wait_for(lambda: not left_in(api, spaces), f"all is removed, not {left_in(api, spaces)}", 60)
+    wait_until(lambda: not left_in(api, spaces), f"all is removed, not {left_in(api, spaces)}", 60)
     record("seconds_to_nothing_left", round(time.monotonic() - ended, 1))

@@ -21,10 +21,10 @@ import nbformat
 from playwright.sync_api import TimeoutError as Late
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
+from tests.cluster.waiting import PATIENCE
 from tests.jupyter.in_browser import answer_dialog
 
 K8S = Path(__file__).parents[2] / "k8s"
-PATIENCE = 240  # seconds that a pod may take on a busy machine
 
 
 def kubectl(*arguments: str, **options: Any) -> str:

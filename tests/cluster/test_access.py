@@ -10,7 +10,8 @@ from kubernetes import client as k8s
 
 import flautim_lab as lab
 from tests.cluster.conftest import left_in
-from tests.cluster.faulted import SMALL, check_it_ended_well, wait_for
+from tests.cluster.faulted import SMALL, check_it_ended_well
+from tests.cluster.waiting import wait_until
 from tests.federations import DropoutNet, Net, experiment
 
 ROLE = Path(__file__).parents[2] / "k8s" / "base" / "institution" / "run-role.yaml"
@@ -78,7 +79,7 @@ def test_without_the_role_a_run_is_refused_before_anything_is_made(api, spaces, 
 
 def test_with_the_role_in_one_of_two_namespaces_nothing_is_made_in_either(api, spaces, ana):
     grant(api, spaces[0], spaces[0])
-    wait_for(lambda: not lab_denied(spaces[0]), "the role is in force", 30)
+    wait_until(lambda: not lab_denied(spaces[0]), "the role is in force", 30)
     with pytest.raises(lab.ClusterError, match=f"in the namespace {spaces[1]!r}"):
         lab.run(experiment(Net), on=lab.Cluster(workers=dict.fromkeys(spaces, 1)))
     assert left_in(api, spaces) == []
@@ -89,11 +90,11 @@ def test_with_the_role_and_nothing_else_a_run_has_all_that_it_needs(
 ):
     for space in spaces:
         grant(api, spaces[0], space)
-        wait_for(lambda space=space: not lab_denied(space), "the role is in force", 30)
+        wait_until(lambda space=space: not lab_denied(space), "the role is in force", 30)
     made = experiment(DropoutNet, rounds=40)
     expected = lab.run(made).wait()
     run = started(made, workers=dict.fromkeys(spaces, 1), **SMALL)
-    wait_for(lambda: run.round >= 2, "two rounds")
+    wait_until(lambda: run.round >= 2, "two rounds")
     run.chaos.kill("client-4")  # the first of the second namespace: each has room for 4 workers
     check_it_ended_well(run, expected, api, spaces, record_property)
     watched = (run.folder / "processes" / "watch.log").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.asking import wait_until
 from tests.cluster.conftest import left_in
-from tests.cluster.hub import PATIENCE, Visitor, hub_on_the_cluster, kubectl
+from tests.cluster.hub import Visitor, hub_on_the_cluster, kubectl
+from tests.cluster.waiting import PATIENCE, wait_until
 from tests.jupyter.in_browser import CHROMIUM, CHROMIUM_ARGS, MISSING
 from tests.k8s.pod_security import problems
 

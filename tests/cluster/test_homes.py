@@ -11,7 +11,8 @@ import flautim_lab as lab
 from flautim_lab.pods.manifests import SERVER, WORKER
 from flautim_lab.pods.volume import DATA
 from flautim_lab.runners.cluster import IMAGE_VARIABLE
-from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of, wait_for
+from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of
+from tests.cluster.waiting import wait_until
 from tests.federations import Net, iris_frame
 
 CLAIM = "rows"
@@ -57,7 +58,7 @@ def keep_rows(api, namespace, text):
     def written():
         return core.read_namespaced_pod("writer", namespace).status.phase == "Succeeded"
 
-    wait_for(written, "the table is written", 60)
+    wait_until(written, "the table is written", 60)
     core.delete_namespaced_pod("writer", namespace)
 
 
@@ -96,7 +97,7 @@ def test_rows_on_volumes_of_two_namespaces(api, spaces, started, record_property
         data=dict.fromkeys(spaces, CLAIM),
         **SMALL,
     )
-    wait_for(lambda: run.round >= 1, "a round")
+    wait_until(lambda: run.round >= 1, "a round")
     rows = f"print(len(open('{DATA}/iris.csv').readlines()))"
     write = f"open('{DATA}/iris.csv', 'a')"
     for pod in pods_of(api, run, WORKER):

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import left_in
-from tests.cluster.hub import PATIENCE, Visitor, forwarded, hub_on_the_cluster, kubectl
+from tests.cluster.hub import Visitor, forwarded, hub_on_the_cluster, kubectl
+from tests.cluster.waiting import PATIENCE
 from tests.jupyter.in_browser import CHROMIUM, CHROMIUM_ARGS, MISSING
 from tests.k8s.pod_security import problems
 

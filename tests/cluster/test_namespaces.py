@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from tests.cluster.asking import Asking, in_a_notebook, wait_until
-from tests.cluster.hub import PATIENCE, hub_on_the_cluster, kubectl, remove
+from tests.cluster.asking import Asking, in_a_notebook
+from tests.cluster.hub import hub_on_the_cluster, kubectl, remove
+from tests.cluster.waiting import PATIENCE, wait_until
 
 KEY = "usp"
 RUN = """\

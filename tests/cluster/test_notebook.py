@@ -9,7 +9,7 @@ import yaml
 
 from flautim_lab.runners.notebook import execute_notebook
 from tests.cluster.conftest import left_in
-from tests.cluster.faulted import wait_for
+from tests.cluster.waiting import wait_until
 from tests.notebooks.test_notebooks_run import FOLDER, Outcome, on_the_cluster
 
 
@@ -26,4 +26,4 @@ def test_the_notebook_about_the_cluster(api, spaces, tmp_path, monkeypatch):
     assert [output for output in outcome.outputs() if output.output_type == "error"] == []
     assert [str(run.status) for run in outcome.runs] == ["finished"] * 3
     on_the_cluster(outcome, "cluster")
-    wait_for(lambda: not left_in(api, spaces), f"all is removed, not {left_in(api, spaces)}", 60)
+    wait_until(lambda: not left_in(api, spaces), f"all is removed, not {left_in(api, spaces)}", 60)

@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cluster.asking import Asking, in_a_notebook, wait_until
-from tests.cluster.hub import PATIENCE, Hub, copied, forwarded, kubectl, remove
+from tests.cluster.asking import Asking, in_a_notebook
+from tests.cluster.hub import Hub, copied, forwarded, kubectl, remove
+from tests.cluster.waiting import PATIENCE, wait_until
 from tests.k8s.test_production import MIGRATE
 
 HERE = Path(__file__).parent

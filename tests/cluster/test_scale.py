@@ -10,8 +10,9 @@ from sklearn.datasets import load_digits
 
 import flautim_lab as lab
 from flautim_lab.pods.manifests import WORKER
-from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of, wait_for
+from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of
 from tests.cluster.models import Digits
+from tests.cluster.waiting import wait_until
 from tests.federations import Net, experiment
 
 
@@ -28,11 +29,11 @@ def test_digits_on_four_pods_and_then_on_two(api, spaces, started, record_proper
     )
     expected = lab.run(made).wait()
     run = started(made, namespace=spaces[0], workers=4, **SMALL)
-    wait_for(lambda: run.round >= 5 or run.status.ended, "some rounds on four")
+    wait_until(lambda: run.round >= 5 or run.status.ended, "some rounds on four")
     assert not run.status.ended, run.message
     assert len(pods_of(api, run, WORKER)) == 4
     assert run.scale(workers=2) == "4 workers -> 2"
-    taken = wait_for(lambda: len(pods_of(api, run, WORKER)) == 2, "two pods are left")
+    taken = wait_until(lambda: len(pods_of(api, run, WORKER)) == 2, "two pods are left")
     record_property("seconds_to_two_pods", round(taken, 1))
     assert not run.status.ended
     check_it_ended_well(run, expected, api, spaces, record_property)

@@ -100,10 +100,16 @@ def dataset_item(text: Text, dataset: Dataset, *more: widgets.Widget) -> widgets
             *([text("shown to all")] if dataset.published else []),
         ]
     )
+    kinds = {
+        "number": text("number"),
+        "integer": text("whole number"),
+        "boolean": text("true or false"),
+        "text": text("text"),
+    }
     rows = [
         [
             column.name,
-            column.kind,
+            kinds.get(column.kind, column.kind),
             ", ".join(column.values[:8]) + (", ..." if len(column.values) > 8 else "")
             if column.values
             else ("" if column.low is None else f"{column.low:g} – {column.high:g}"),

@@ -16,7 +16,6 @@ from flautim_lab.runners.run import Run
 SHOWN = 500  # entries, the newest
 MOST_LINES = 200_000  # of the file in the link
 KINDS = ("log", "failure", "status")
-LEVELS = ("debug", "info", "print", "warning", "error")
 
 
 class LogTab:
@@ -30,13 +29,23 @@ class LogTab:
             f"client {number}" for number in range(run.clients)
         ]
         self._client = widgets.Dropdown(
-            options=[(text("all"), None), *((name, at) for at, name in enumerate(names))],
+            options=[
+                (text("all"), None),
+                *((text.client(at, name), at) for at, name in enumerate(names)),
+            ],
             description=text("Client"),
             style=WIDE,
             layout={"width": "260px"},
         )
+        levels = {
+            "debug": text("debug"),
+            "info": text("info"),
+            "print": text("print"),
+            "warning": text("warning"),
+            "error": text("error"),
+        }
         self._level = widgets.Dropdown(
-            options=[(text("all"), ""), *((level, level) for level in LEVELS)],
+            options=[(text("all"), ""), *((word, level) for level, word in levels.items())],
             description=text("Level"),
             style=WIDE,
             layout={"width": "200px"},

@@ -43,13 +43,18 @@ class OverviewTab:
         text, record, link = self._text, self._record, self._link
         left = progress.seconds_left
         plan: Any = record.plan
+        places = {
+            "local": text("this machine, in a process"),
+            "processes": text("Flower processes on this machine"),
+            "cluster": text("the Kubernetes cluster"),
+        }
         facts = [
             (text("Status"), text.status(progress.status)),
             (text("Duration"), duration(progress.seconds)),
             (text("Progress"), f"{progress.round}/{progress.rounds} {text('rounds')}"),
             (text("Time left"), "" if left is None else duration(left)),
             (text("Clients"), str(record.clients)),
-            (text("Runs on"), record.runner),
+            (text("Runs on"), places.get(record.runner, record.runner)),
             (text("Machine"), record.host),
             (text("Training on"), str(plan.get("device", ""))),
             (text("Started"), moment(text, record.started or record.created)),
@@ -66,11 +71,11 @@ class OverviewTab:
         heads = [text("Client"), text("Rows"), text("Round"), text("Training loss"), ""]
         rows = [
             [
-                client.name,
+                text.client(client.number, client.name),
                 self._rows(client, len(progress.clients)),
                 "" if client.round is None else str(client.round),
                 "" if client.loss is None else number(client.loss),
-                client.error,
+                text.sentence(client.error),
             ]
             for client in progress.clients[:MOST_CLIENTS]
         ]

@@ -22,6 +22,7 @@ from flautim_lab.records.event import RunStatus
 
 LANGUAGES = {"en": "English", "pt_BR": "Português"}
 LANGUAGE_VARIABLE = "FLAUTIM_LAB_LANGUAGE"
+_COUNTED = re.compile(r"([0-9]+) ([a-z]+)")  # "3 rows", as flautim_lab.names.count writes it
 _VARIABLES = (LANGUAGE_VARIABLE, "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 LOCALE = Path(__file__).parent / "locale"
 
@@ -111,14 +112,21 @@ class Text:
         for pattern, translated in sentences(self.language):
             if found := pattern.fullmatch(said):
                 values = found.groupdict()
-                if "what" in values:  # words of ours, and not what somebody typed
-                    values["what"] = self.sentence(values["what"])
+                for name, value in values.items():
+                    if name.startswith("what"):  # words of ours, and not what somebody typed
+                        values[name] = self.sentence(value)
+                    elif counted := _COUNTED.fullmatch(value):
+                        values[name] = self._translated(f"{{n}} {counted[2]}").format(n=counted[1])
                 return translated.format(**values)
         return said
 
     def status(self, status: RunStatus) -> str:
         """Return where a run stands, as a word."""
         return self._translated(str(status))
+
+    def client(self, number: int, name: str) -> str:
+        """Return a client's name; one that is only its number is said in this language."""
+        return self("client {n}", n=number) if name == f"client {number}" else name
 
     def _translated(self, message: str) -> str:
         if self.language == "en":

@@ -11,13 +11,15 @@ from torch import nn
 import flautim_lab as lab
 from flautim_lab.catalog.cnpj import check_cnpj
 from flautim_lab.catalog.hyperparameters import read_hyperparameters
+from flautim_lab.catalog.local.base import not_there, text
 from flautim_lab.catalog.sources import classes_in
-from flautim_lab.errors import FlautimError
+from flautim_lab.errors import DatasetError, FlautimError
 from flautim_lab.experiment import settings
 from flautim_lab.experiment.strategies import check_strategy
 from flautim_lab.jupyter import panel
 from flautim_lab.jupyter.panel.text import LOCALE, Text, language_of_environment, messages
 from flautim_lab.names import check_name
+from flautim_lab.runners.progress import ClientProgress, alarms
 
 SOURCES = sorted(Path(panel.__file__).parent.rglob("*.py"))
 VARIABLES = ("FLAUTIM_LAB_LANGUAGE", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -92,9 +94,22 @@ def test_count():
 ROWS = pd.DataFrame({"x": range(24), "kind": ["low"] * 12 + ["high"] * 12})
 
 
+AT_HOME = "the table of ufmg: the target 'x' holds text, and numbers are wanted"
+DAYS = pd.DataFrame({"day": [f"2026-01-{day + 1:02}" for day in range(24)], "kind": ROWS["kind"]})
+
+
 class Net(nn.Linear):
     def __init__(self):
         super().__init__(1, 2)
+
+
+class Other(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+
+def raised(error):
+    raise error
 
 
 def experiment(**chosen):
@@ -136,7 +151,26 @@ def experiment(**chosen):
             lambda: check_strategy("DifferentialPrivacyServerSideFixedClipping", {}, 2),
             r"\w+ precisa de 'noise_multiplier' \(maior ou igual a 0\)",
         ),
-        (lambda: experiment(clients=30), r"não é possível dividir as linhas \(\d+ rows\) .*"),
+        (lambda: experiment(clients=30), r"não é possível dividir as linhas \(\d+ linhas\) .*"),
+        (lambda: experiment(clients_per_round=9), "clients_per_round é 9 e há 2 clientes; .* 2"),
+        (
+            lambda: lab.CSVDataset(DAYS, target="kind"),
+            r"a coluna 'day' de .* contém datas \('2026-01-01'\), e .*, ou deixe-a fora com .*",
+        ),
+        (lambda: lab.CSVDataset(DAYS, target="day"), "o alvo 'day' de .*, ou escolha outro alvo"),
+        (
+            lambda: lab.Experiment(lab.CSVDataset(ROWS, target="kind"), Other, clients=2),
+            r"Other falha em um lote de forma \(8, 1\): mat1 .*; uma linha dos dados .*",
+        ),
+        (
+            lambda: raised(not_there("project a/b")),
+            "não há projeto a/b, ou ele não é mostrado a você",
+        ),
+        (lambda: text("\0", "the note"), r"a observação contém um caractere .*"),
+        (
+            lambda: raised(DatasetError(AT_HOME)),
+            "a tabela de ufmg: o alvo 'x' .*",
+        ),
         (
             lambda: experiment(clients=10, partition=lab.by_label(alpha=0.01)),
             "por rótulo com alpha=0.01, algum cliente ficou com menos de 2 .*",
@@ -174,6 +208,21 @@ def test_a_sentence_of_elsewhere_in_portuguese(wrong, said):
         wrong()
     assert re.fullmatch(said, Text("pt_BR").sentence(raised.value)), raised.value
     assert Text("en").sentence(raised.value) == str(raised.value)
+
+
+def test_what_is_said_of_a_run_in_portuguese():
+    lost = "the weight 'w' became NaN or infinite while training; lower lr (now 0.1), or scale the "
+    client = ClientProgress(3, "client 3", error=f"{lost}data and the targets", failures=3)
+    text = Text("pt_BR")
+    (said,) = alarms([client])
+    assert text.sentence(said) == (
+        "o cliente 3 falhou várias rodadas seguidas (3 rodadas): o peso 'w' virou NaN ou infinito "
+        "no treinamento; diminua lr (agora 0.1) ou escale os dados e os alvos"
+    )
+    waiting = "waiting for client 3; 2 of 4 have answered (for 12 s)"
+    assert text.sentence(waiting) == "esperando o cliente 3; 2 de 4 responderam (há 12 s)"
+    assert text.client(3, "client 3") == "cliente 3"
+    assert text.client(3, "ufmg") == "ufmg"
 
 
 def test_a_sentence_that_is_not_known_is_said_in_english():
