@@ -11,9 +11,10 @@ import subprocess
 
 import pytest
 
-from tests.cluster.asking import Asking, in_a_notebook, wait_until
+from tests.cluster.asking import Asking, in_a_notebook
 from tests.cluster.conftest import left_in
-from tests.cluster.hub import PATIENCE, hub_on_the_cluster, kubectl
+from tests.cluster.hub import hub_on_the_cluster, kubectl
+from tests.cluster.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 RERUN = """\

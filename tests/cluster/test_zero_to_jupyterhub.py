@@ -15,10 +15,11 @@ import subprocess
 import httpx
 import pytest
 
-from tests.cluster.asking import Asking, in_a_notebook, wait_until
+from tests.cluster.asking import Asking, in_a_notebook
 from tests.cluster.conftest import left_in
-from tests.cluster.hub import PATIENCE, Hub, copied, forwarded, kubectl, remove
+from tests.cluster.hub import Hub, copied, forwarded, kubectl, remove
 from tests.cluster.test_production import RUN
+from tests.cluster.waiting import PATIENCE, wait_until
 from tests.k8s.chart import CHART, NO_HELM, RELEASE, helm
 from tests.k8s.pod_security import problems
 
