@@ -5,7 +5,9 @@ The service knows its user by the token that the Hub gave the notebook.
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +43,12 @@ class Refusal(ClusterError):  # noqa: N818 - an answer
         self.status = status
 
 
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Return whose certificates are trusted; reading them takes longer than a question."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class Service:
     """A connection to the service; keep it for several questions, and close it.
 
@@ -56,7 +64,10 @@ class Service:
         self._url = (url or os.environ[URL_VARIABLE]).rstrip("/")
         token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
         self._client = httpx.Client(
-            headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_SECONDS, trust_env=False
+            headers={"Authorization": f"token {token}"},
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+            verify=_trusted(),
         )
 
     def __enter__(self) -> Service:

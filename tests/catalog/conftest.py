@@ -18,6 +18,7 @@ from flautim_lab.catalog.rest import rest_catalog
 from flautim_lab.catalog.schema import CatalogDatabase, metadata
 from flautim_lab.catalog.things import Column, Role
 from flautim_lab.connection import Service
+from flautim_lab.database_rows import Restoring, rows_of, tables_of
 from flautim_lab.service.catalog_routes import catalog_router
 from flautim_lab.service.catalogs import Catalogs
 from flautim_lab.service.hub import Caller, Unknown
@@ -80,30 +81,33 @@ class NamesAsTokens:
 
 
 class Switch:
-    """An application that is another one in every test."""
+    """Catalogs that are others in every test, for an application that is made once."""
 
-    app = None
+    world = None
 
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "lifespan":
-            await self.app(scope, receive, send)
+    def __call__(self, who):
+        return Catalogs(self.world.database, self.world.clock, self.world.listed)(who)
 
 
 def catalog_app(world):
     """The service's application, as far as it is the catalog's."""
+    return _catalog_app(Catalogs(world.database, world.clock, world.listed))
+
+
+def _catalog_app(catalogs):
     app = FastAPI(title="The catalog")
     app.state.hub = NamesAsTokens()
     refuse_in_sentences(app)
-    app.include_router(catalog_router(Catalogs(world.database, world.clock, world.listed)))
+    app.include_router(catalog_router(catalogs))
     return app
 
 
 @pytest.fixture(scope="session")
 def served():
-    """A server, and the switch to what it serves."""
+    """A server, and the switch to whose catalog it serves."""
     switch = Switch()
     port = free_port()
-    config = uvicorn.Config(switch, port=port, lifespan="off", log_level="error")
+    config = uvicorn.Config(_catalog_app(switch), port=port, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -156,7 +160,7 @@ def world(request, tmp_path, made_once):
     made = (RestWorld if request.param == "rest" else World)(database, Clock())
     if request.param == "rest":
         switch, made.url = request.getfixturevalue("served")
-        switch.app = catalog_app(made)
+        switch.world = made
     yield made
     database.close()
 
@@ -183,8 +187,16 @@ class People:
     nobody: LocalCatalog  # of no institution
 
 
-@pytest.fixture
-def people(world):
+def users_of(world):
+    """The users, as their roles in the catalog say."""
+    root = world.of("root", platform_admin=True)
+    return People(
+        world, root, *(world.of(name) for name in ("carla", "ana", "bia", "davi", "eva", "zoe"))
+    )
+
+
+def fill(world):
+    """Give an empty catalog those users, and what is theirs."""
     root = world.of("root", platform_admin=True)
     root.add_institution("Universidade Federal de Minas Gerais", key="ufmg", cnpj=UFMG)
     root.add_institution("Instituto Federal do Norte de Minas Gerais", key="ifnmg")
@@ -193,9 +205,7 @@ def people(world):
         root.set_roles("ufmg", user, [Role.RESEARCHER])
     root.set_roles("ufmg", "davi", [Role.DATA_OWNER])
     root.set_roles("ifnmg", "eva", [Role.DATA_OWNER])
-    made = People(
-        world, root, *(world.of(name) for name in ("carla", "ana", "bia", "davi", "eva", "zoe"))
-    )
+    made = users_of(world)
     made.ana.add_project("ufmg", "Vision")
     made.eva.add_project("ifnmg", "Roads")
     for owner, key in ((made.davi, "ufmg"), (made.eva, "ifnmg")):
@@ -216,7 +226,33 @@ def people(world):
         dataset="ufmg/telemetry",
         settings={"rounds": 3},
     )
-    return made
+
+
+@pytest.fixture(scope="session")
+def peopled(made_once, tmp_path_factory):
+    """The rows of a catalog with those users, and its time: made once, put in for each test."""
+    path = tmp_path_factory.mktemp("peopled") / "catalog.db"
+    shutil.copy(made_once, path)
+    database, clock = CatalogDatabase(f"sqlite:///{path}", 5.0), Clock()
+    fill(World(database, clock))
+    with database.reading() as connection:
+        rows = {
+            table.name: (table.columns.keys(), list(rows_of(connection, table)))
+            for table in tables_of(database)
+        }
+    database.close()
+    return rows, clock.now
+
+
+@pytest.fixture
+def people(world, peopled):
+    rows, world.clock.now = peopled
+    with world.database.writing() as connection:
+        restoring = Restoring(connection, world.database, world.database.newest)
+        for table in tables_of(world.database):
+            restoring.put(table.name, *rows[table.name])
+        restoring.finish()
+    return users_of(world)
 
 
 UFMG = "17.217.985/0001-04"

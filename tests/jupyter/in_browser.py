@@ -68,10 +68,9 @@ class Server:
         nbformat.write(notebook, path)
         return path
 
-    def set_theme(self, theme: str) -> None:
+    def without_news(self) -> None:
         settings = self.folder / "settings" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True, exist_ok=True)
-        (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
         news = {"fetchNews": "false", "checkForUpdates": False}
         (settings / "notification.jupyterlab-settings").write_text(json.dumps(news))
 
@@ -119,7 +118,9 @@ def server(tmp_path_factory, pytestconfig) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(f"{url}/api/status?token={TOKEN}", process, log)
-        yield Server(url, folder)
+        made = Server(url, folder)
+        made.without_news()
+        yield made
     finally:
         _reap(process)
 
@@ -148,10 +149,14 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ended:
+        # Where a browser that is killed leaves its folders.
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("browser")))
+        playwright = ended.enter_context(sync_playwright())
+        patch.undo()
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         yield chromium
         chromium.close()
@@ -200,6 +205,11 @@ class Lab:
     def shot(self, name: str) -> None:
         self.page.screenshot(path=self._shots / f"{name}.png")
 
+    def change_theme(self, theme: str) -> None:
+        change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+        self.page.evaluate(change, theme)
+        self.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+
     @property
     def live(self) -> Any:
         return self.page.locator(".jp-OutputArea-output .widget-vbox").first
@@ -232,24 +242,28 @@ class Lab:
         )
 
 
-@pytest.fixture
-def open_lab(server, browser, tmp_path, request) -> Iterator[Any]:
+@contextlib.contextmanager
+def lab_pages(server: Server, browser: Any, shots: Path) -> Iterator[Any]:
+    """Yield what opens a page with one notebook; the pages are closed at the end."""
     pages = []
 
-    def open_(
-        name: str, cells: list[str], theme: str = "JupyterLab Light", *, lab: bool = True
-    ) -> Lab:
-        server.set_theme(theme)
+    def open_(name: str, cells: list[str], *, lab: bool = True) -> Lab:
         path = server.write(name, cells)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         pages.append(page)
-        return Lab(page, server, path, tmp_path, lab=lab)
+        return Lab(page, server, path, shots, lab=lab)
 
     yield open_
     for page in pages:
         with contextlib.suppress(Exception):
-            page.screenshot(path=tmp_path / "last.png")
+            page.screenshot(path=shots / "last.png")
         # Its kernel would go on for ever.
         with contextlib.suppress(Exception):
-            page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+            page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         page.close()
+
+
+@pytest.fixture
+def open_lab(server, browser, tmp_path) -> Iterator[Any]:
+    with lab_pages(server, browser, tmp_path) as open_:
+        yield open_

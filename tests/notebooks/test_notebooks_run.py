@@ -109,7 +109,7 @@ def survives_anything(outcome: Outcome) -> None:
     models = [load_model(outcome.records.folder(run.id)) for run in small]
     assert same(models[0], models[1])
     assert same(models[0], models[2])
-    assert [len(outcome.records.faults(run.id)) for run in small] == [0, 4, 4]
+    assert [len(outcome.records.faults(run.id)) for run in small] == [0, 1, 1]
 
 
 def panel(outcome: Outcome) -> None:
@@ -147,8 +147,9 @@ def batch(outcome: Outcome) -> None:
     assert min(outcome.validation(run.id, "accuracy").iloc[-1] for run in outcome.runs) > 0.5
 
 
-#: What is set where there is nothing else to run on; tests/cluster runs it on pods.
+#: What is set here: what there is to run on (tests/cluster has pods), and fewer of what takes long.
 PARAMETERS = {
+    "06_survives_anything": {"kills": "1"},
     "08_on_the_cluster": {"runner": "processes"},
     "09_batch": {"output": "{scratch}/batch", "seeds": "2"},
 }

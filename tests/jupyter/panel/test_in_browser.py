@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jupyter.in_browser import MARKS, browser, open_lab, server
+from tests.jupyter.in_browser import MARKS, browser, lab_pages, open_lab, server
 
 __all__ = ["browser", "open_lab", "server"]  # fixtures
 pytestmark = MARKS
@@ -156,13 +156,22 @@ class Walk:
         return path
 
 
+@pytest.fixture(scope="module")
+def one_page(server, browser, tmp_path_factory):
+    """A notebook with the panel, through which all these tests go."""
+    with lab_pages(server, browser, tmp_path_factory.mktemp("panel")) as open_page:
+        lab = open_page("panel.ipynb", [PREPARE])
+        lab.command("notebook:run-all-cells")
+        yield lab
+
+
 @pytest.fixture
-def walk(open_lab, tmp_path):
-    lab = open_lab("panel.ipynb", [PREPARE])
-    lab.command("notebook:run-all-cells")
-    lab.page.set_viewport_size({"width": 1280, "height": 1300})
-    made = Walk(lab, tmp_path)
+def walk(one_page, tmp_path):
+    """The panel on its first screen."""
+    one_page.page.set_viewport_size({"width": 1280, "height": 1300})
+    made = Walk(one_page, tmp_path)
     made.panel.wait_for()
+    made.start()
     return made
 
 
@@ -236,7 +245,6 @@ def test_the_papers_way(walk, tmp_path):
 
 
 def test_a_reload_and_a_new_kernel_land_on_the_same_screen(walk):
-    walk.start()
     walk.press("Open Instituto Federal do Norte de Minas Gerais")
     walk.press("Institution data")
     walk.panel.get_by_label("CNPJ", exact=True).wait_for()
@@ -254,7 +262,6 @@ def test_a_reload_and_a_new_kernel_land_on_the_same_screen(walk):
 
 
 def test_a_wrong_input_is_a_sentence_beside_its_field_and_loses_nothing(walk):
-    walk.start()
     walk.new_experiment()
     walk.type("Name", "Wrong")
     walk.type("Rounds", "0")
@@ -276,7 +283,6 @@ def test_a_wrong_input_is_a_sentence_beside_its_field_and_loses_nothing(walk):
 
 def test_the_keyboard_alone_and_a_narrow_page(walk):
     walk.page.set_viewport_size({"width": 800, "height": 900})
-    walk.start()
     search = walk.panel.get_by_label("Search")
     search.focus()
     walk.page.keyboard.type("ezequiel")
@@ -315,10 +321,7 @@ def test_in_notebook_7(open_lab, tmp_path):
 
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_words_can_be_read_on_dark_and_light_pages(walk, theme):
-    change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
-    walk.page.evaluate(change, theme)
-    walk.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
-    walk.start()
+    walk.lab.change_theme(theme)
     walk.panel.get_by_label("Search", exact=True).wait_for()
     assert walk.page.evaluate(PALE) == []
     walk.new_experiment()
