@@ -21,10 +21,17 @@ import nbformat
 from playwright.sync_api import TimeoutError as Late
 
 from flautim_lab.runners.cluster import IMAGE, IMAGE_VARIABLE
-from tests.cluster.waiting import PATIENCE
+from tests.cluster.waiting import PATIENCE, wait_until
 from tests.jupyter.in_browser import answer_dialog
 
 K8S = Path(__file__).parents[2] / "k8s"
+KERNEL_IS_IDLE = """async ([user, name]) => {
+    const token = document.cookie.match(/_xsrf=([^;]+)/)[1];
+    const headers = {"X-XSRFToken": token};
+    const answer = await fetch(`/user/${user}/api/sessions`, {headers});
+    return answer.ok && (await answer.json()).some(
+        (each) => each.path === name && each.kernel?.execution_state === "idle");
+}"""
 
 
 def kubectl(*arguments: str, **options: Any) -> str:
@@ -235,6 +242,8 @@ class Visitor:
         workspace = name.partition(".")[0]
         self.page.goto(f"{self.hub.url}/user/{user}/lab/workspaces/{workspace}/tree/{name}")
         self.page.locator(".jp-Notebook .jp-InputArea-editor").first.wait_for()
+        # JupyterLab calls it idle before there is a kernel, and would ask for one on "run".
+        wait_until(lambda: self.page.evaluate(KERNEL_IS_IDLE, [user, name]), f"a kernel of {name}")
         self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
 
     def run_all(self) -> None:
