@@ -294,6 +294,7 @@ def kernel(ask, hub, cluster, monkeypatch, tmp_path):  # noqa: F811
 
     monkeypatch.setattr(hub_place.HubPlace, "_ask", asked)
     monkeypatch.setattr(hub_place, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(hub_place, "AWAY_SECONDS", 0.1)
     monkeypatch.setattr("flautim_lab.runners.rerun.on_cluster.LOOK_SECONDS", 0.02)
     monkeypatch.setenv("FLAUTIM_LAB_SERVICE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("FLAUTIM_LAB_INSTITUTION", "ufmg")
@@ -301,6 +302,23 @@ def kernel(ask, hub, cluster, monkeypatch, tmp_path):  # noqa: F811
     path = tmp_path / "a.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[tagged]), path)
     return path
+
+
+def test_a_service_that_restarts_is_asked_again(kernel, monkeypatch):
+    asked, away = hub_place.HubPlace._ask, {"GET", "DELETE"}
+
+    def restarting(self, method, path, body=None):
+        if method in away:
+            away.remove(method)
+            raise Away("the hub's service does not answer")
+        return asked(self, method, path, body)
+
+    monkeypatch.setattr(hub_place.HubPlace, "_ask", restarting)
+    place = hub_place.HubPlace(lab.Cluster())
+    facts = place.plan("r20260101-000000-none")
+    assert not place.is_there(facts)
+    assert place.remove(facts) == []
+    assert not away
 
 
 def executed(notebook: Path, folder: Path) -> str:

@@ -17,8 +17,8 @@ from flautim_lab.runners.service import chosen_of
 
 CHOSEN = ("institution", "cpu", "memory", "gpu", "hours")
 """What a user of a hub may choose; how many pods at once the batch says itself."""
-ASKS = 3
-"""For a batch whose first answer did not come: it may have been made."""
+AWAY_SECONDS = 30.0
+"""How long a service may be away that answered a moment ago: one that restarts is back by then."""
 AGAIN_SECONDS = 2.0
 REMOVE_SECONDS = 60.0
 GONE = 404
@@ -59,19 +59,13 @@ class HubPlace:
             "tries": tries,
             "archive": base64.b64encode(archive).decode("ascii"),
         }
-        for left in reversed(range(ASKS)):
-            try:
-                self._ask("PUT", _path(facts), asked)
-                return
-            except Away:
-                if not left:
-                    raise
-                time.sleep(AGAIN_SECONDS)
+        # It may have been made though no answer came.
+        self._ask_again("PUT", _path(facts), asked)
 
     def is_there(self, facts: Facts) -> bool:
         """Whether the service has it, whole."""
         try:
-            self._ask("GET", _path(facts))
+            self._ask_again("GET", _path(facts))
         except Refusal as refusal:
             if refusal.status != GONE:
                 raise
@@ -95,7 +89,7 @@ class HubPlace:
         end = time.monotonic() + REMOVE_SECONDS
         while True:
             try:
-                left = json.loads(self._ask("DELETE", _path(facts)))["left"]
+                left = json.loads(self._ask_again("DELETE", _path(facts)))["left"]
             except Refusal as refusal:
                 if refusal.status != GONE:
                     raise
@@ -107,6 +101,17 @@ class HubPlace:
         """Say what keeps its pods from working, at each look."""
         del facts, over
         self._say = say
+
+    def _ask_again(self, method: str, path: str, body: Any = None) -> bytes:
+        """Ask, and once more where the service has gone meanwhile."""
+        end = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                return self._ask(method, path, body)
+            except Away:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(AGAIN_SECONDS)
 
     def _ask(self, method: str, path: str, body: Any = None) -> bytes:
         with Service() as service:
