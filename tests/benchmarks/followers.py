@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import gzip
 import json
 import os
 import secrets
@@ -34,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from flautim_lab.records.store import Records  # noqa: E402
 from tests.folders import free_port  # noqa: E402
 from tests.mock_cluster import MockCluster  # noqa: E402
-from tests.service.conftest import INSTITUTIONS, PREFIX, TestHub  # noqa: E402
+from tests.service.conftest import INSTITUTIONS, PREFIX, TestHub, packed  # noqa: E402
 
 HERE = Path(__file__).parent
 PROCESSES, EACH = 5, 10
@@ -165,10 +164,9 @@ class Bench:
             cluster.close()
 
     def _put(self, client: httpx.Client, url: str) -> float:
-        archive = gzip.compress(secrets.token_bytes(20_000))
-        asked = {"name": "iris", "rounds": 2, "clients": 4, "settings": {}, "plan": {}}
+        asked = {"name": "iris", "rounds": 2, "clients": 3, "settings": {}, "plan": {}}
         asked["cluster"] = {"institution": "ufmg", "workers": 2}
-        asked["archive"] = base64.b64encode(archive).decode()
+        asked["archive"] = base64.b64encode(packed()).decode()
         began = time.perf_counter()
         run_id = f"r20261125-202140-iris-{secrets.token_hex(4)}"
         answer = client.put(f"{url}/runs/{run_id}", json=asked)
