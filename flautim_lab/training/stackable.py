@@ -41,10 +41,16 @@ FEWEST = 10
 MOST_CLIENTS = 128
 MOST_NUMBERS = 2**19
 WORTH_IT = 4  # clients; a cohort of fewer saves nothing
-# Multiply-adds of one batch, forward, beyond which a core is busy with the numbers themselves. A
-# stack of convolutions is a grouped convolution, which is slower than as many plain ones.
+# Multiply-adds of one batch, forward, beyond which a core is busy with the numbers themselves. To
+# torch.func.vmap a stack of convolutions is a grouped one, which is slower than as many plain ones.
 MOST_WORK = {"cpu": 2**22, "cuda": 2**30}
 MOST_CONVOLVED = {"cpu": 2**19, "cuda": 2**30}
+# As steps of a stack they are plain ones, client after client. What is saved around them (see
+# stacked_convolutions.py) is little from here on.
+MOST_CONVOLVED_AS_STEPS = 2**25
+# More clients than this save no more: what is kept of convolutions for the way back, which is much
+# more than their weights, should stay in a core's cache.
+MOST_CONVOLVING = 4
 PARTS = 4  # a round has so many cohorts at least, for as many threads or workers, if large enough
 
 _known: weakref.WeakKeyDictionary[Experiment, dict[str, Engine]] = weakref.WeakKeyDictionary()
@@ -146,10 +152,14 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
     layers = read_layers(model)
     default = not experiment.own_loss
     products = default and layers.steps is not None and _one_target(experiment)
+    if layers.convolves and device.type != "cpu":
+        products = False  # one client after another would leave a GPU idle
     if experiment.facts.draws and not _draws_in_layers_alone(experiment, layers, products, device):
         return Engine(why="the model or the loss draws random numbers outside of nn.Dropout layers")
     forced = experiment.engine == "cohort"
     clients = _most(experiment)
+    if products and layers.convolves:
+        clients = min(clients, MOST_CONVOLVING)
     if not forced and clients < WORTH_IT:
         count = sum(p.numel() for p in model.parameters())
         return Engine(why=f"its {count} weights keep a core busy by themselves")
@@ -244,6 +254,19 @@ def _most(experiment: Experiment) -> int:
     return min(MOST_CLIENTS, fits, shared)
 
 
+def _keeps_busy(engine: Engine, device: str, work: int, convolved: int) -> bool:
+    """Return whether a batch of one client is enough for a core.
+
+    ``work`` and ``convolved`` are multiply-adds, forward: in all, and those of convolutions.
+    """
+    most, most_convolved = (
+        limits.get(device, limits["cpu"]) for limits in (MOST_WORK, MOST_CONVOLVED)
+    )
+    if engine.products and engine.layers.convolves:
+        return work - convolved > most or convolved > MOST_CONVOLVED_AS_STEPS
+    return work > most or convolved > most_convolved
+
+
 def _tried(experiment: Experiment, engine: Engine, device: torch.device, forced: bool) -> str:
     """Try a cohort beside the loop, on a few rows; return why it cannot be, or "".
 
@@ -255,10 +278,7 @@ def _tried(experiment: Experiment, engine: Engine, device: torch.device, forced:
         with printed_here() as printed, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             work, convolved = trial.work()
-            if not forced and (
-                work > MOST_WORK.get(device.type, MOST_WORK["cpu"])
-                or convolved > MOST_CONVOLVED.get(device.type, MOST_CONVOLVED["cpu"])
-            ):
+            if not forced and _keeps_busy(engine, device.type, work, convolved):
                 return "each batch keeps a core busy by itself"
             different = trial.different()
     except Exception as error:  # noqa: BLE001 - whatever it is, the loop does not meet it
@@ -303,7 +323,8 @@ class _Trial:
 
     def work(self) -> tuple[int, int]:
         """Return the multiply-adds of one batch, forward: in all, and those of convolutions."""
-        if self._engine.products and self._x.ndim <= 2:  # one for each weight, and no import
+        if self._engine.products and self._x.ndim <= 2 and not self._engine.layers.convolves:
+            # One for each weight, and no import.
             return self._experiment.facts.parameters * self._experiment.batch_size, 0
         from torch.utils.flop_counter import FlopCounterMode
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import functools
 import operator
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from flautim_lab.training.stacked_convolutions import Convolution, EachRow, MaxPool2d
 from flautim_lab.training.stacked_steps import Dropout, Elementwise, Linear, Step, View
 
 __all__ = ["Layers", "read_layers"]
@@ -44,17 +47,21 @@ _ELEMENTWISE_FUNCTIONS: tuple[Any, ...] = (
 _ELEMENTWISE_METHODS = ("relu", "tanh", "sigmoid")
 _BETWEEN = (operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul)
 
+# Of F.max_pool2d in their order; the module has them by the same names.
+_OF_MAX_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+# Of these each call is put together again, with all that is given beside the rows.
+_POOLING_FUNCTIONS: tuple[Any, ...] = (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
+_POOLING: tuple[type[nn.Module], ...] = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+)
 # Layers that compute each row by itself, whatever other rows are in the batch.
 _ROW_BY_ROW: tuple[type[nn.Module], ...] = (
     *_ELEMENTWISE,
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+    *_POOLING,
 )
-_ROW_BY_ROW_FUNCTIONS: tuple[Any, ...] = (
-    *_ELEMENTWISE_FUNCTIONS,
-    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
-)
+_ROW_BY_ROW_FUNCTIONS: tuple[Any, ...] = (*_ELEMENTWISE_FUNCTIONS, *_POOLING_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,11 @@ class Layers:
     row_by_row: bool
     steps: tuple[Step, ...] | None = None
     drops: bool = False
+
+    @property
+    def convolves(self) -> bool:
+        """Some of the steps are convolutions."""
+        return any(isinstance(step, Convolution) for step in self.steps or ())
 
 
 class _Unknown(Exception):  # noqa: N818 - an answer: vmap has to do it
@@ -134,10 +146,31 @@ def read_layers(model: nn.Module) -> Layers:
     if not row_by_row:
         return Layers(False)
     try:
-        steps = tuple(reader.step(node) for node in operations)
+        steps = [reader.step(node) for node in operations]
     except _Unknown:
         return Layers(True)
-    return Layers(True, steps, reader.drops)
+    return Layers(True, tuple(_pooled_first(steps)), reader.drops)
+
+
+def _pooled_first(steps: list[Step]) -> list[Step]:
+    """Return steps with a ReLU behind the maximum it stands before: the same of fewer numbers.
+
+    Where the largest number of a window is not above zero, all gradients are zero either way.
+    """
+    read = Counter(step.source for step in steps)
+    for at, (step, after) in enumerate(pairwise(steps)):
+        if (
+            isinstance(step, Elementwise)
+            and step.function in (F.relu, torch.relu)
+            and isinstance(after, MaxPool2d)
+            and after.source == step.name
+            and read[step.name] == 1
+        ):
+            steps[at : at + 2] = [
+                replace(after, name=step.name, source=step.source),
+                replace(step, name=after.name, source=step.name),
+            ]
+    return steps
 
 
 def _shown(node: fx.Node) -> tuple[str, ...]:
@@ -249,6 +282,8 @@ class _Reader:
             return Elementwise(node.name, source, made)
         if node.op == "call_method" and node.target in _ELEMENTWISE_METHODS:
             return Elementwise(node.name, source, getattr(torch, str(node.target)))
+        if node.op == "call_function" and node.target in _POOLING_FUNCTIONS:
+            return _called(node, source)
         raise _Unknown
 
     def _source(self, argument: Any) -> str:
@@ -271,4 +306,70 @@ class _Reader:
             return Elementwise(name, source, functools.partial(function, dim=int(module.dim) + 1))
         if kind in _ELEMENTWISE:
             return Elementwise(name, source, _ELEMENTWISE[kind](module))
+        if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            return self._convolution(name, module, source)
+        if kind is nn.MaxPool2d:
+            windows = _windows(**{key: getattr(module, key) for key in _OF_MAX_POOLING})
+            if windows is not None:
+                return MaxPool2d(name, source, *windows)
+        if kind in _POOLING and not getattr(module, "return_indices", False):
+            return EachRow(name, source, module.forward)
         raise _Unknown
+
+    def _convolution(self, name: str, module: Any, source: str) -> Step:
+        padding = module.padding
+        if module.padding_mode != "zeros":
+            raise _Unknown
+        if isinstance(padding, str):
+            # Here torch keeps what "same" and "valid" come to, from the last side to the first.
+            both = list(reversed(module._reversed_padding_repeated_twice))
+            padding = tuple(both[::2])
+            if padding != tuple(both[1::2]):
+                raise _Unknown
+        return Convolution(
+            name,
+            source,
+            self._names[id(module.weight)],
+            None if module.bias is None else self._names[id(module.bias)],
+            module.stride,
+            padding,
+            module.dilation,
+            module.groups,
+        )
+
+
+def _called(node: fx.Node, source: str) -> Step:
+    """Return pooling as a function calls it."""
+    function: Any = node.target
+    if function is F.max_pool2d:
+        given: dict[str, Any] = dict(zip(_OF_MAX_POOLING, node.args[1:], strict=False))
+        windows = _windows(**given, **node.kwargs)  # type: ignore[arg-type]
+        if windows is not None:
+            return MaxPool2d(node.name, source, *windows)
+    if node.kwargs.get("return_indices"):
+        raise _Unknown
+    args, options = node.args[1:], dict(node.kwargs)
+    return EachRow(node.name, source, lambda x: function(x, *args, **options))
+
+
+def _windows(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Return the sizes of windows and their distances; None where they overlap, or need more."""
+    kernel = _pair(kernel_size)
+    # Torch takes an empty one for none, too.
+    distance = _pair(stride) if stride else kernel
+    apart = all(step >= reach for step, reach in zip(distance, kernel, strict=True))
+    plain = _pair(padding) == (0, 0) and _pair(dilation) == (1, 1)
+    return (kernel, distance) if apart and plain and not (ceil_mode or return_indices) else None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return a size of torch's, one number or two, as two."""
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)

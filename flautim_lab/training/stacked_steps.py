@@ -18,7 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Drop", "Dropout", "Elementwise", "Linear", "Run", "Step", "View", "losses_of_rows"]
+__all__ = [
+    "Drop",
+    "Dropout",
+    "Elementwise",
+    "Linear",
+    "Run",
+    "Step",
+    "View",
+    "followed",
+    "losses_of_rows",
+]
 
 #: Gets the share that is dropped and what of; returns what is left, each client's draw its own.
 Drop = Callable[[float, Tensor], Tensor]
@@ -158,7 +168,7 @@ class Elementwise(Step):
     ) -> tuple[Tensor, Any]:
         """Return the function's values, and what its gradient is made from."""
         if needed and self.function not in _FROM_RESULT:
-            return _followed(self.function, x)
+            return followed(self.function, x)
         made = self.function(x)
         return made, made
 
@@ -180,7 +190,7 @@ class Dropout(Step):
     ) -> tuple[Tensor, Any]:
         """Return what is left, and how the gradient goes back."""
         if needed:
-            return _followed(lambda inside: drop(self.share, inside), x)
+            return followed(lambda inside: drop(self.share, inside), x)
         return drop(self.share, x), None
 
     def backward(self, gradient: Tensor, kept: Any) -> Tensor:
@@ -189,7 +199,7 @@ class Dropout(Step):
         return back
 
 
-def _followed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Back]:
+def followed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Back]:
     """Return a function's value, and its gradient by torch's autograd."""
     inside = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -287,7 +297,7 @@ def losses_of_rows(
         (rows,), and the gradient of the outputs.
     """
     if numbers is None:
-        each, back = _followed(losses, outputs)
+        each, back = followed(losses, outputs)
         return each, back(shares)
     # What F.cross_entropy and its gradient are made of.
     chances = torch.log_softmax(outputs, 1)

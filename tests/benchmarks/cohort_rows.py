@@ -11,7 +11,17 @@ from engine_rows import line
 from fresh_process import MeasurementError
 from report import Row, Sample, ratio
 from sides import rounds
-from work import CROWD, FLUTE, FLUTE_SHORT, MANY, MICRO_FL, WHOLE, Work
+from work import (
+    CROWD,
+    FLUTE,
+    FLUTE_EVALUATED,
+    FLUTE_EVALUATED_SHORT,
+    FLUTE_SHORT,
+    MANY,
+    MICRO_FL,
+    WHOLE,
+    Work,
+)
 
 if TYPE_CHECKING:
     from run import Bench
@@ -42,27 +52,64 @@ def flute_flower(bench: Bench) -> Iterator[Row]:
 
     Flower asks clients that it chooses itself, so that the losses are alike and not the same.
     """
-    title, goal = "a round of FLUTE's workload", f"<= 1/{TIMES} x"
-    go, name = bench.processes.measure, FLUTE.name
-    sides = {"ours": lambda: go("cohorts", "ours", name, "auto")}
+    title = "a round of FLUTE's workload"
+    yield from _beside_flower(bench, "flute_flower", title, FLUTE, FLUTE_SHORT)
+
+
+def flute_evaluated(bench: Bench) -> Iterator[Row]:
+    """The same with all 1,000 clients evaluated after each round, as Flower does by itself."""
+    title = "a round of FLUTE's workload, all clients evaluated"
+    yield from _beside_flower(
+        bench, "flute_evaluated", title, FLUTE_EVALUATED, FLUTE_EVALUATED_SHORT
+    )
+
+
+def _beside_flower(bench: Bench, name: str, title: str, work: Work, short: Work) -> Iterator[Row]:
+    """Measure a work beside Flower's simulation of fewer rounds."""
+    go, goal = bench.processes.measure, f"<= 1/{TIMES} x"
+    sides = {"ours": lambda: go("cohorts", "ours", work.name, "auto")}
     if find_spec("ray") is not None:
-        data = str(bench.processes.scratch / f"{name}.npz")
-        go("cohorts", "save_rows", name, data)
-        sides["flower"] = lambda: go("flower_simulation", "lenet_round", FLUTE_SHORT.name, data)
-    results = bench.interleave("flute_flower", sides, bench.repeats)
-    seconds = [result["seconds"] / FLUTE.rounds for result in results["ours"]]
+        data = str(bench.processes.scratch / f"{work.name}.npz")
+        go("cohorts", "save_rows", work.name, data)
+        sides["flower"] = lambda: go("flower_simulation", "lenet_round", short.name, data)
+    results = bench.interleave(name, sides, bench.repeats)
+    seconds = [result["seconds"] / work.rounds for result in results["ours"]]
     mine = Sample("lab.run, start included", seconds)
     if "flower" not in results:
         yield Row(title, mine, None, "not measured", goal, None)
         return
-    here = results["ours"][0]["losses"][FLUTE_SHORT.rounds - 1]
-    there = median(result["losses"][-1] for result in results["flower"])
-    if abs(here - there) > ALIKE * there:
-        raise MeasurementError(f"flute: a loss of {here:.3f}, and Flower's is {there:.3f}")
+    curves = {"training": "losses"}
+    if work.validation:
+        if any(r["evaluated"] != work.clients * work.rounds for r in results["ours"]):
+            raise MeasurementError(f"{work.name}: not all clients were evaluated in each round")
+        curves["validation"] = "validation_losses"
+    notes = [
+        _alike(
+            f"{work.name}: {kind} loss",
+            short.rounds,
+            *([result[key] for result in results[side]] for side in ("ours", "flower")),
+        )
+        for kind, key in curves.items()
+    ]
     peer = rounds("Flower's simulation, without its start", results["flower"])
     value, text = ratio(mine, peer)
-    note = f"flute: loss {here:.3f} after {FLUTE_SHORT.rounds} rounds, Flower's {there:.3f}"
-    yield Row(title, mine, peer, text, goal, value <= 1 / TIMES, [note])
+    yield Row(title, mine, peer, text, goal, value <= 1 / TIMES, notes)
+
+
+def _alike(what: str, number: int, ours: list[list[float]], flowers: list[list[float]]) -> str:
+    """Return the losses of both sides after so many rounds.
+
+    Raises
+    ------
+    MeasurementError
+        If they are not alike.
+    """
+    here = ours[0][number - 1]
+    there = median(losses[number - 1] for losses in flowers)
+    said = f"{what} {here:.3f} after {number} rounds, Flower's {there:.3f}"
+    if abs(here - there) > ALIKE * there:
+        raise MeasurementError(said)
+    return said
 
 
 def crowd(bench: Bench) -> Iterator[Row]:

@@ -28,7 +28,7 @@ def _experiment(work: Work, engine: str):
         lr=work.lr,
         optimizer=work.optimizer,
         local_epochs=work.local_epochs,
-        validation=0.0,
+        validation=work.validation,
         seed=SEED,
         device="cpu",
         engine=engine,
@@ -74,8 +74,15 @@ def ours(work: Work, engine: str) -> dict:
     run = run_now(made).wait()
     seconds = time.perf_counter() - begin
     frame = run.metrics
-    losses = frame[frame.client.isna() & (frame.metric == "loss")].value.tolist()
-    return {"seconds": seconds, "losses": losses, "engine": run.plan["engine"]}
+    of_all = frame[frame.client.isna() & (frame.metric == "loss")]
+    each = frame[frame.client.notna() & (frame.metric == "loss") & (frame.split == "validation")]
+    return {
+        "seconds": seconds,
+        "losses": of_all[of_all.split == "train"].value.tolist(),
+        "validation_losses": of_all[of_all.split == "validation"].value.tolist(),
+        "evaluated": len(each),  # clients, each in each round that it was evaluated in
+        "engine": run.plan["engine"],
+    }
 
 
 def growth(work: Work, clients: str) -> dict:

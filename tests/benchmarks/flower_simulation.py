@@ -102,5 +102,6 @@ def lenet_round(work: Work, data: str) -> dict:
         "rounds": [end - before for before, end in itertools.pairwise(ends)],
         "loss": noted.losses[-1],
         "losses": noted.losses,
+        "validation_losses": noted.validation_losses,
         "steps": noted.steps,
     }

@@ -34,6 +34,7 @@ def make_experiment(work: Work, **changes: object) -> lab.Experiment:
         "validation": work.validation,
         "seed": SEED,
         "device": "cpu",
+        "engine": work.engine,
     }
     return lab.Experiment(dataset, getattr(models, work.model), **(settings | changes))
 

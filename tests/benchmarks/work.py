@@ -30,6 +30,8 @@ class Work:
         By its name in ``torch.optim``.
     validation : float
         Share of each client's rows that is held back.
+    engine : str
+        Ours.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Work:
     local_epochs: int = 1
     validation: float = 0.0
     clients_per_round: int | None = None
+    engine: str = "auto"
 
     def make_model(self) -> nn.Module:
         """Return the model with the initial weights that every side begins with."""
@@ -131,8 +134,8 @@ IRIS = Work(
     "iris", "IrisNet", clients=8, rounds=1, batch_size=16, lr=0.01, optimizer="Adam", validation=0.2
 )
 LENET = Work("lenet", "LeNet", clients=50, rounds=4, batch_size=32, lr=0.2)
-# Long enough that worker processes are tried.
-LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=40)
+# One client after another, and long enough that worker processes are tried.
+LENET_LONG = dataclasses.replace(LENET, name="lenet_long", rounds=40, engine="loop")
 # For the peers of the last ten rounds, which try nothing.
 LENET_LAST = dataclasses.replace(LENET, name="lenet_last", rounds=11)
 FLUTE = Work(
@@ -140,6 +143,9 @@ FLUTE = Work(
 )
 # For Flower's simulation, which takes seconds for each round.
 FLUTE_SHORT = dataclasses.replace(FLUTE, name="flute_short", rounds=12)
+# All clients are evaluated in each round, as Flower does where nothing else is said.
+FLUTE_EVALUATED = dataclasses.replace(FLUTE, name="flute_evaluated", validation=0.2)
+FLUTE_EVALUATED_SHORT = dataclasses.replace(FLUTE_EVALUATED, name="flute_evaluated_short", rounds=4)
 CROWD = Work("crowd", "IrisNet", clients=1000, rounds=5, batch_size=10, lr=0.05)
 MICRO_FL = Work(
     "micro_fl",
@@ -159,7 +165,8 @@ WORKS = {
     work.name: work
     for work in (
         *(IRIS, LENET, LENET_LONG, LENET_LAST),
-        *(FLUTE, FLUTE_SHORT, CROWD, MICRO_FL, MANY, WHOLE),
+        *(FLUTE, FLUTE_SHORT, FLUTE_EVALUATED, FLUTE_EVALUATED_SHORT),
+        *(CROWD, MICRO_FL, MANY, WHOLE),
     )
 }
 ROWS_EACH = {
@@ -187,8 +194,8 @@ def images(rows: int = 50 * 300) -> tuple[Tensor, Tensor]:
 
 def rows_of(work: Work) -> tuple[Tensor, Tensor]:
     """Return all rows of a work: of MNIST's shape, or of four features."""
-    features, classes = (784, 10) if work.name in ("flute", "micro_fl") else (4, 3)
-    rows = 60000 if work.name == "flute" else 100000
+    features, classes = (784, 10) if work.model in ("Logistic", "Perceptron") else (4, 3)
+    rows = 60000 if work.model == "Logistic" else 100000
     if work.name in ROWS_EACH:
         rows = ROWS_EACH[work.name] * work.clients
     generator = torch.Generator().manual_seed(SEED)

@@ -157,7 +157,7 @@ def uneven(kind: str, dtype=torch.float32, **settings) -> lab.Experiment:
 def test_every_layer(kind):
     compare(uneven(kind, torch.float64), 1e-9)
     compare(uneven(kind), 2e-4)
-    products = {"linear", "no bias", "activations", "dropout"}
+    products = {"linear", "no bias", "activations", "dropout", "convolution", "sequence"}
     assert choose_engine(uneven(kind), CPU).products == (kind in products)
 
 

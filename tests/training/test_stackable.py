@@ -178,9 +178,19 @@ def test_a_convolution_that_keeps_a_core_busy_is_no_cohort():
             return self.head(self.more(self.body(x)).flatten(1))
 
     images = torch.utils.data.TensorDataset(torch.randn(60, 1, 28, 28), torch.arange(60) % 10)
-    got = engine(LeNet, images, clients=12, batch_size=32)
+    few = engine(LeNet, images, clients=12, batch_size=32)
+    assert (few.name, few.products, few.clients) == ("cohort", True, 4)
+    got = engine(LeNet, images, clients=12, batch_size=256)
     assert got.why == "each batch keeps a core busy by itself"
-    assert engine(LeNet, images, clients=12, batch_size=32, engine="cohort").name == "cohort"
+    assert engine(LeNet, images, clients=12, batch_size=256, engine="cohort").name == "cohort"
+
+    class Circular(LeNet):
+        def __init__(self):
+            super().__init__()
+            self.more[0] = nn.Conv2d(6, 16, 5, padding_mode="circular")
+
+    by_vmap = engine(Circular, images, clients=12, batch_size=32)
+    assert by_vmap.why == "each batch keeps a core busy by itself"
 
 
 def test_the_plan_says_how():
