@@ -74,7 +74,7 @@ class Cohorts:
     check : callable
         Called with a client's number before every step; raises to end the work.
     pools : bool
-        A cohort that was trained answers with the mean of its weights.
+        A cohort answers once, with the mean of the weights that it trained.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Cohorts:
                 made, pooled = self._train(content, clients)
         elif kind.startswith(MessageType.EVALUATE) and self._measures_together():
             with self._host.times.spent_on("evaluating"):
-                made = self._evaluate(content, clients)
+                made, pooled = self._evaluate(content, clients)
         else:
             return None
         with self._lock:
@@ -190,7 +190,7 @@ class Cohorts:
         rows = [counts[place] for place in good]
         arrays = pooling.mean_weights(stacks, rows, arrays_in(content), start)
         names, losses = [clients[place] for place in good], [trained.losses[p] for p in good]
-        return failed, pooling.pooled_answer(arrays, names, rows, losses, buffers)
+        return failed, pooling.pooled_answer(names, rows, {"train_loss": losses}, arrays, buffers)
 
     def _stack(self) -> tuple[nn.Module, Stack]:
         """Return this thread's model and what trains cohorts with it."""
@@ -231,20 +231,28 @@ class Cohorts:
         draws = experiment.facts.draws and experiment.own_metrics
         return self._engine.filled and not own and not draws
 
-    def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> dict[int, Ready]:
+    def _evaluate(
+        self, content: RecordDict, clients: Sequence[int]
+    ) -> tuple[dict[int, Ready], RecordDict | None]:
         experiment = self._host.experiment
         config = config_in(content)
-        model = self._host.model_of(arrays_in(content), config).eval()
+        model, _ = self._stack()  # not a copy of its own, which would take longer than all else
+        self._host.load(model, arrays_in(content), config)
         with self._host.times.spent_on("data"):
             data = [self._host.scaled_data(client, config) for client in clients]
             (x, y), rows = _pooled(data, "validation")
         every = torch.cat(rows).to(y.device)
         size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
         found: list[Tensor] = []
-        with torch.no_grad():
+        model.eval()
+        try:
             for part in torch.split(every, size):
                 self._check(clients[0])
-                found.append(model(x[part]))
+                with torch.no_grad():
+                    found.append(model(x[part]))
+        finally:
+            model.train()
+        with torch.no_grad():
             outputs, targets = torch.cat(found), y[every]
             losses = loops.row_losses(outputs, targets, experiment.task).double()
             made, begin = [], 0
@@ -261,7 +269,19 @@ class Cohorts:
                     measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
                 made.append(Ready(content, measures, len(own), printed=text))
                 begin = end
-        return dict(zip(clients, made, strict=True))
+        if self._pools_measures(made):
+            of_each = {n: [ready.measures[n] for ready in made] for n in made[0].measures}
+            return {}, pooling.pooled_answer(clients, [ready.rows for ready in made], of_each)
+        return dict(zip(clients, made, strict=True)), None
+
+    def _pools_measures(self, made: Sequence[Ready]) -> bool:
+        """Return whether a cohort answers once; each by itself who printed or measured others."""
+        return (
+            self._pools
+            and pooling.takes_mean_measures(self._host.experiment)
+            and not any(ready.printed for ready in made)
+            and all(ready.measures.keys() == made[0].measures.keys() for ready in made)
+        )
 
 
 def _pooled(data: Sequence[ClientData], split: str) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:

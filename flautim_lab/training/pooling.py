@@ -35,11 +35,13 @@ __all__ = [
     "members_of",
     "pooled_answer",
     "take_members",
+    "takes_mean_measures",
     "takes_means",
 ]
 
 ROWS = "num-examples"  # Flower's key for the weight of an answer
-MEMBERS = "members"  # the record of who is in a cohort's answer, and of each one's measures
+MEMBERS = "members"  # the record of who is in a cohort's answer, and of how many rows
+MEASURES = "members' measures"  # that of each one's numbers, by name, in the same order
 CLIENTS = "clients"
 ARRAYS = "arrays"  # the record of an answer's weights
 
@@ -61,6 +63,18 @@ def takes_means(experiment: Experiment) -> bool:
         and chosen.weighted_by_key == ROWS
         and chosen.train_metrics_aggr_fn is aggregate_metricrecords
         and "aggregate_train" not in vars(chosen)
+    )
+
+
+def takes_mean_measures(experiment: Experiment) -> bool:
+    """Return whether also of what clients evaluate the strategy takes the means alone."""
+    chosen = experiment.strategy
+    return takes_means(experiment) and (
+        isinstance(chosen, str)
+        or (
+            chosen.evaluate_metrics_aggr_fn is aggregate_metricrecords
+            and "aggregate_evaluate" not in vars(chosen)
+        )
     )
 
 
@@ -99,24 +113,37 @@ def mean_weights(
 
 
 def pooled_answer(
-    arrays: ArrayRecord,
     clients: Sequence[int],
     rows: Sequence[int],
-    losses: Sequence[float],
-    buffers: bytes,
+    measures: Mapping[str, Sequence[float]],
+    arrays: ArrayRecord | None = None,
+    buffers: bytes = b"",
 ) -> RecordDict:
-    """Return what a cohort answers: one mean, and each client's loss and rows beside it."""
+    """Return what a cohort answers: means, and each client's measures and rows beside them.
+
+    Parameters
+    ----------
+    clients, rows : sequence of int
+        Who is in the cohort, and how many rows each measure is of.
+    measures : mapping of str to sequence of float
+        By name, of each client.
+    arrays : ArrayRecord, optional
+        The mean of what was trained.
+    buffers : bytes
+        As they were sent.
+    """
     total = sum(rows)
-    mean = float(np.dot(losses, np.asarray(rows) / total))
+    shares = np.asarray(rows) / total
+    means = {name: float(np.dot(values, shares)) for name, values in measures.items()}
     content = RecordDict(
         {
-            ARRAYS: arrays,
-            "metrics": MetricRecord({"train_loss": mean, ROWS: total}),
-            MEMBERS: ConfigRecord(
-                {CLIENTS: list(clients), ROWS: list(rows), "train_loss": list(losses)}
-            ),
+            "metrics": MetricRecord({**means, ROWS: total}),
+            MEMBERS: ConfigRecord({CLIENTS: list(clients), ROWS: list(rows)}),
+            MEASURES: ConfigRecord({name: list(values) for name, values in measures.items()}),
         }
     )
+    if arrays is not None:
+        content[ARRAYS] = arrays
     if buffers:
         content["buffers"] = ConfigRecord({"buffers": buffers})
     return content
@@ -140,17 +167,19 @@ def measures_of(message: Message) -> list[tuple[int, int, dict[str, float]]]:
             if name not in (ROWS, "norm_bit") and not isinstance(value, list)
         }
         return [(message.metadata.src_node_id, int(record[ROWS]), numbers)]
-    clients, rows, losses = members[CLIENTS], members[ROWS], members["train_loss"]
+    of_each: Any = named_config(message, MEASURES)
+    numbers_of = zip(*of_each.values(), strict=True)
     return [
-        (client, count, {"train_loss": loss})
-        for client, count, loss in zip(clients, rows, losses, strict=True)
+        (client, count, dict(zip(of_each, values, strict=True)))
+        for client, count, values in zip(members[CLIENTS], members[ROWS], numbers_of, strict=True)
     ]
 
 
 def take_members(message: Message) -> None:
     """Take what tells of single clients out of a cohort's answer, before a strategy sees it."""
-    if MEMBERS in message.content:
-        del message.content[MEMBERS]
+    for name in (MEMBERS, MEASURES):
+        if name in message.content:
+            del message.content[name]
 
 
 class RunningMean:

@@ -189,9 +189,7 @@ class Server:
         taken = None if mean is None else mean.take
         answers = self._ask(grid, messages, round_number, "train", taken=taken)
         # Read first: some strategies empty the records while they aggregate.
-        losses = sorted(
-            (one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0]
-        )
+        losses = _measures(answers)
         with self.usage.spent_on("aggregating"):
             self._aggregate(round_number, answers, mean)
         self._record(round_number, "train", losses, strip="train_")
@@ -257,7 +255,9 @@ class Server:
         if not messages:
             return
         answers = self._ask(grid, messages, round_number, "evaluate")
-        measures = [one for m in _good(answers) for one in measures_of(m)]
+        measures = _measures(answers)
+        for message in _good(answers):
+            take_members(message)
         _shared_measures(answers)
         with (
             self.usage.spent_on("aggregating"),
@@ -481,6 +481,11 @@ def _rows(message: Message) -> int:
 
 def _is_abandoned(message: Message) -> bool:
     return message.has_error() and message.error.reason == ABANDONED
+
+
+def _measures(answers: Sequence[Message]) -> list[tuple[int, int, dict[str, float]]]:
+    """Return number, rows and measures of each client that answered, in client order."""
+    return sorted((one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0])
 
 
 def _shared_measures(answers: Sequence[Message]) -> None:

@@ -22,7 +22,15 @@ from flautim_lab.training import flower, weights
 from flautim_lab.training.client_app import ClientHost, make_client_app
 from flautim_lab.training.content import pack
 from flautim_lab.training.grid import Deadline, LocalGrid
-from flautim_lab.training.pooling import RunningMean, mean_weights, members_of, takes_means
+from flautim_lab.training.pooling import (
+    RunningMean,
+    mean_weights,
+    measures_of,
+    members_of,
+    take_members,
+    takes_mean_measures,
+    takes_means,
+)
 from flautim_lab.training.server_app import serve
 from flautim_lab.training.strategies import make_strategy
 from flautim_lab.training.worker import Worker, make_work, read_answers
@@ -132,11 +140,11 @@ def test_the_strategy_is_given_one_answer_for_all_and_who_failed(engine, monkeyp
     assert failed.metadata.src_node_id == 13
 
 
-def ask(made, pools):
+def ask(made, kind="train"):
     flower.prepare()
     config = ConfigRecord({"server-round": 1})
     content = RecordDict({"arrays": weights.to_record(made.build_model()), "config": config})
-    return content, [Message(content, client, "train") for client in range(len(made.splits))]
+    return content, [Message(content, client, kind) for client in range(len(made.splits))]
 
 
 def test_a_round_holds_one_answer_a_cohort_and_who_failed():
@@ -144,7 +152,7 @@ def test_a_round_holds_one_answer_a_cohort_and_who_failed():
     data = made.dataset
     bad = made.splits[13].train
     data.tensors[0][torch.from_numpy(bad)] = torch.nan
-    _, questions = ask(made, True)
+    _, questions = ask(made)
     got = grid_of(made, True).send_and_receive(questions)
     # Cohorts of ten; client 13 is not in the mean of the second.
     assert [members_of(m.content) if m.has_content() else "failed" for m in got] == [
@@ -158,10 +166,52 @@ def test_a_round_holds_one_answer_a_cohort_and_who_failed():
     assert got[0].content["metrics"]["num-examples"] == sum(rows)
 
 
+class Measured(lab.Experiment):
+    def metrics(self, outputs, targets):
+        return {"clients": float(len(targets)), "spread": outputs.std()}
+
+
+@pytest.mark.parametrize("kind", [lab.Experiment, Measured])
+def test_an_evaluation_is_answered_once_a_cohort(kind):
+    settings = {"clients": 20, "validation": 0.25, "seed": 3, "batch_size": 8}
+    made = kind(tensors(330), Net, partition=lab.by_size([8 + n for n in range(20)]), **settings)
+    each = grid_of(made, False).send_and_receive(ask(made, "evaluate")[1])
+    got = grid_of(made, True).send_and_receive(ask(made, "evaluate")[1])
+    assert [members_of(m.content) for m in got] == [list(range(10)), list(range(10, 20))]
+    alone = [one for message in each for one in measures_of(message)]
+    assert [one for message in got for one in measures_of(message)] == alone
+    rows = sum(count for _, count, _ in alone[:10])
+    for message in got:
+        take_members(message)
+        assert list(message.content) == ["metrics"]
+    means = got[0].content["metrics"]
+    assert set(means) == {"num-examples", *alone[0][2]}
+    assert means["num-examples"] == rows
+    wanted = sum(count * numbers["loss"] for _, count, numbers in alone[:10]) / rows
+    assert means["loss"] == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("metrics", ["prints", "names by client"])
+def test_who_prints_or_measures_something_else_answers_alone(metrics):
+    class Own(lab.Experiment):
+        def metrics(self, outputs, targets):
+            if metrics == "prints":
+                print(len(targets))
+                return {"one": 1.0}
+            return {f"of {len(targets)}": 1.0}
+
+    settings = {"clients": 20, "validation": 0.25, "seed": 3, "batch_size": 8}
+    made = Own(tensors(330), Net, partition=lab.by_size([8 + n for n in range(20)]), **settings)
+    got = grid_of(made, True).send_and_receive(ask(made, "evaluate")[1])
+    assert [members_of(message.content) for message in got] == [[]] * 20
+    if metrics == "prints":
+        assert all("printed" in message.content for message in got)
+
+
 def test_a_worker_sends_one_answer_a_cohort():
     made = sampled()
     host = ClientHost(made, CPU, pools=True)
-    content, _ = ask(made, True)
+    content, _ = ask(made)
     app = make_client_app(host, [])
     worker = Worker(app, 20, lambda: False, prepare=host.cohorts.prepare, times=host.times)
     blocks = host.engine.blocks(made, range(20))
@@ -251,4 +301,9 @@ def test_only_flowers_own_strategies_are_known_to_take_means():
         flower_strategies.FedAvg,  # a function that makes one: what, is not known
     )
     assert not any(takes_means(sampled(strategy=other)) for other in others[:-1])
+    measures = flower_strategies.FedAvg(evaluate_metrics_aggr_fn=lambda records, key: records[0])
+    assert takes_means(sampled(strategy=measures))
+    assert not takes_mean_measures(sampled(strategy=measures))
+    assert takes_mean_measures(sampled(strategy=flower_strategies.FedAdam()))
+    assert takes_mean_measures(sampled())
     assert not takes_means(sampled(strategy=lambda: others[-1]()))
