@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 import flautim_lab as lab
 from flautim_lab.pods.manifests import WORKER
 from tests.cluster.faulted import SMALL, check_it_ended_well, pods_of
-from tests.cluster.models import Digits
+from tests.cluster.models import Digits, Images
 from tests.cluster.waiting import wait_until
 from tests.federations import Net, experiment
 
@@ -43,6 +43,19 @@ def test_digits_on_four_pods_and_then_on_two(api, spaces, started, record_proper
         here = [line[20:] for line in expected.logs(client).splitlines() if " PRINT " in line]
         assert len(printed) == 200
         assert printed == here
+
+
+def test_workers_train_and_evaluate_cohorts_of_images(api, spaces, started, record_property):
+    """Each answers once for several clients; what is learned and measured is the kernel's."""
+    table = lab.CSVDataset(pd.DataFrame(load_digits(as_frame=True).frame), target="target")
+    made = lab.Experiment(table, Images, clients=24, rounds=12, batch_size=16, seed=5, lr=0.05)
+    here = lab.run(made).wait()
+    assert here.plan["engine"] == "cohort"
+    run = started(made, namespace=spaces[0], workers=2, **SMALL)
+    check_it_ended_well(run, here, api, spaces, record_property)
+    each = run.metrics.query("split == 'validation' and metric == 'accuracy' and client.notna()")
+    assert len(each) == 24 * 12
+    assert each[each["round"] == 12].value.mean() > 0.8
 
 
 def test_what_a_round_of_pods_costs(api, spaces, started, record_property):
