@@ -54,12 +54,17 @@ class Told(lab.Experiment):
 
     def loss(self, model, batch):
         for what in os.listdir(self.folder):
-            if what == f"hang {os.getpid()}" or what == "slow":
+            if what == f"hang {os.getpid()}":
+                time.sleep(0.3)
+            if what == "slow":
                 time.sleep(0.05)
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if what.startswith("once"):
-                os.unlink(os.path.join(self.folder, what))
+                try:
+                    os.unlink(os.path.join(self.folder, what))
+                except FileNotFoundError:
+                    continue  # another worker's
                 os.kill(os.getpid(), signal.SIGKILL)
             if what == "fail":
                 raise KeyError("rows")
@@ -126,6 +131,7 @@ def started(tmp_path_factory):
 
 @pytest.fixture
 def here(started):
+    assert started.pool.ready(120)  # after a test before has killed some of its workers
     started.lines.clear()
     yield started
     for file in started.folder.iterdir():
