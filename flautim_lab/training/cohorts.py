@@ -246,9 +246,9 @@ class Cohorts:
         found: list[Tensor] = []
         model.eval()
         try:
-            for part in torch.split(every, size):
-                self._check(clients[0])
-                with torch.no_grad():
+            with torch.no_grad():
+                for part in torch.split(every, size):
+                    self._check(clients[0])
                     found.append(model(x[part]))
         finally:
             model.train()

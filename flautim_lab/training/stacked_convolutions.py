@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flautim_lab.training.stacked_steps import Drop, Step, followed
+from flautim_lab.training.stacked_steps import Drop, Followed, Step, Weighted
 
 __all__ = ["Convolution", "EachRow", "MaxPool2d"]
 
@@ -24,7 +24,7 @@ _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Convolution(Step):
+class Convolution(Weighted):
     """``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` with zeros around.
 
     Attributes
@@ -34,17 +34,10 @@ class Convolution(Step):
     groups : int
     """
 
-    weight: str
-    bias: str | None
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """The names of its weights."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     @property
     def _settings(self) -> tuple[Any, ...]:
@@ -88,26 +81,15 @@ class Convolution(Step):
 
 
 @dataclass(frozen=True)
-class EachRow(Step):
+class EachRow(Followed):
     """What torch computes row by row and without weights, such as pooling."""
 
     function: Callable[[Tensor], Tensor]
 
-    def forward(
-        self, x: Tensor, weights: Mapping[str, Tensor], drop: Drop, needed: bool
-    ) -> tuple[Tensor, Any]:
-        """Return the function's values, and how a gradient goes back."""
-
-        def of_all(rows: Tensor) -> Tensor:
-            made = self.function(rows.flatten(0, 1))
-            return made.reshape(*rows.shape[:2], *made.shape[1:])
-
-        return followed(of_all, x) if needed else (of_all(x), None)
-
-    def backward(self, gradient: Tensor, kept: Any) -> Tensor:
-        """Return the gradient of what it was given."""
-        back: Tensor = kept(gradient)
-        return back
+    def values(self, x: Tensor, drop: Drop) -> Tensor:
+        """Return the function's values."""
+        made = self.function(x.flatten(0, 1))
+        return made.reshape(*x.shape[:2], *made.shape[1:])
 
 
 @dataclass(frozen=True)

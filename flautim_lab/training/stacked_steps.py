@@ -22,11 +22,12 @@ __all__ = [
     "Drop",
     "Dropout",
     "Elementwise",
+    "Followed",
     "Linear",
     "Run",
     "Step",
     "View",
-    "followed",
+    "Weighted",
     "losses_of_rows",
 ]
 
@@ -78,12 +79,8 @@ class Step(ABC):
 
 
 @dataclass(frozen=True)
-class Linear(Step):
-    """``nn.Linear``: (clients, rows, ..., in) to (clients, rows, ..., out).
-
-    The gradient of its weights is a product by itself: autograd would compute that of ``baddbmm``
-    transposed, which takes five times as long where there are many inputs and few outputs.
-    """
+class Weighted(Step):
+    """An operation with a weight, and perhaps a bias, by their names in the model."""
 
     weight: str
     bias: str | None
@@ -92,6 +89,37 @@ class Linear(Step):
     def weights(self) -> tuple[str, ...]:
         """The names of its weights."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Followed(Step):
+    """An operation whose gradient is torch's autograd's, by itself."""
+
+    @abstractmethod
+    def values(self, x: Tensor, drop: Drop) -> Tensor:
+        """Return what it gives."""
+
+    def forward(
+        self, x: Tensor, weights: Mapping[str, Tensor], drop: Drop, needed: bool
+    ) -> tuple[Tensor, Any]:
+        """Return what it gives, and how a gradient goes back."""
+        if needed:
+            return _followed(lambda inside: self.values(inside, drop), x)
+        return self.values(x, drop), None
+
+    def backward(self, gradient: Tensor, kept: Any) -> Tensor:
+        """Return the gradient of what it was given."""
+        back: Tensor = kept(gradient)
+        return back
+
+
+@dataclass(frozen=True)
+class Linear(Weighted):
+    """``nn.Linear``: (clients, rows, ..., in) to (clients, rows, ..., out).
+
+    The gradient of its weights is a product by itself: autograd would compute that of ``baddbmm``
+    transposed, which takes five times as long where there are many inputs and few outputs.
+    """
 
     def forward(
         self, x: Tensor, weights: Mapping[str, Tensor], drop: Drop, needed: bool
@@ -168,7 +196,7 @@ class Elementwise(Step):
     ) -> tuple[Tensor, Any]:
         """Return the function's values, and what its gradient is made from."""
         if needed and self.function not in _FROM_RESULT:
-            return followed(self.function, x)
+            return _followed(self.function, x)
         made = self.function(x)
         return made, made
 
@@ -180,26 +208,17 @@ class Elementwise(Step):
 
 
 @dataclass(frozen=True)
-class Dropout(Step):
+class Dropout(Followed):
     """``nn.Dropout`` in training."""
 
     share: float
 
-    def forward(
-        self, x: Tensor, weights: Mapping[str, Tensor], drop: Drop, needed: bool
-    ) -> tuple[Tensor, Any]:
-        """Return what is left, and how the gradient goes back."""
-        if needed:
-            return followed(lambda inside: drop(self.share, inside), x)
-        return drop(self.share, x), None
-
-    def backward(self, gradient: Tensor, kept: Any) -> Tensor:
-        """Return the gradient of what it was given."""
-        back: Tensor = kept(gradient)
-        return back
+    def values(self, x: Tensor, drop: Drop) -> Tensor:
+        """Return what is left."""
+        return drop(self.share, x)
 
 
-def followed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Back]:
+def _followed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Back]:
     """Return a function's value, and its gradient by torch's autograd."""
     inside = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -297,7 +316,7 @@ def losses_of_rows(
         (rows,), and the gradient of the outputs.
     """
     if numbers is None:
-        each, back = followed(losses, outputs)
+        each, back = _followed(losses, outputs)
         return each, back(shares)
     # What F.cross_entropy and its gradient are made of.
     chances = torch.log_softmax(outputs, 1)

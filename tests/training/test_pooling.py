@@ -166,6 +166,12 @@ def test_a_round_holds_one_answer_a_cohort_and_who_failed():
     assert got[0].content["metrics"]["num-examples"] == sum(rows)
 
 
+def validated(kind):
+    """An experiment of a class, in which each client holds rows back."""
+    settings = {"clients": 20, "validation": 0.25, "seed": 3, "batch_size": 8}
+    return kind(tensors(330), Net, partition=lab.by_size([8 + n for n in range(20)]), **settings)
+
+
 class Measured(lab.Experiment):
     def metrics(self, outputs, targets):
         return {"clients": float(len(targets)), "spread": outputs.std()}
@@ -173,8 +179,7 @@ class Measured(lab.Experiment):
 
 @pytest.mark.parametrize("kind", [lab.Experiment, Measured])
 def test_an_evaluation_is_answered_once_a_cohort(kind):
-    settings = {"clients": 20, "validation": 0.25, "seed": 3, "batch_size": 8}
-    made = kind(tensors(330), Net, partition=lab.by_size([8 + n for n in range(20)]), **settings)
+    made = validated(kind)
     each = grid_of(made, False).send_and_receive(ask(made, "evaluate")[1])
     got = grid_of(made, True).send_and_receive(ask(made, "evaluate")[1])
     assert [members_of(m.content) for m in got] == [list(range(10)), list(range(10, 20))]
@@ -200,8 +205,7 @@ def test_who_prints_or_measures_something_else_answers_alone(metrics):
                 return {"one": 1.0}
             return {f"of {len(targets)}": 1.0}
 
-    settings = {"clients": 20, "validation": 0.25, "seed": 3, "batch_size": 8}
-    made = Own(tensors(330), Net, partition=lab.by_size([8 + n for n in range(20)]), **settings)
+    made = validated(Own)
     got = grid_of(made, True).send_and_receive(ask(made, "evaluate")[1])
     assert [members_of(message.content) for message in got] == [[]] * 20
     if metrics == "prints":

@@ -10,12 +10,7 @@ from torch import nn
 from flautim_lab.training.stacked_convolutions import Convolution, EachRow, MaxPool2d
 from flautim_lab.training.stacked_layers import read_layers
 from flautim_lab.training.stacked_steps import Run
-
-CLIENTS, ROWS = 3, 5
-
-
-def numbers(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).double()
+from tests.training.test_stacked_steps import CLIENTS, ROWS, numbers
 
 
 def never(share, x):
@@ -48,7 +43,7 @@ def of_each_client(make):
     return [make().double() for _ in range(CLIENTS)]
 
 
-FIRST = {
+SETTINGS = {
     "as it is": {},
     "no bias": {"bias": False},
     "padding": {"padding": (2, 1)},
@@ -62,7 +57,7 @@ FIRST = {
 }
 
 
-@pytest.mark.parametrize("second", FIRST)
+@pytest.mark.parametrize("second", SETTINGS)
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 2)])
 def test_convolutions(second, kernel):
     """The second one's inputs need a gradient, the first one's do not."""
@@ -71,7 +66,7 @@ def test_convolutions(second, kernel):
 
     def make():
         return nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 6, kernel, **FIRST[second]), nn.Flatten()
+            nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 6, kernel, **SETTINGS[second]), nn.Flatten()
         )
 
     models = of_each_client(make)
