@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from flautim_lab.errors import RecordsError
 from flautim_lab.names import choose
@@ -60,9 +61,8 @@ class RunStatus(StrEnum):
         return self.ended and self is not RunStatus.INTERRUPTED
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened in a run.
+class Event(NamedTuple):
+    """One thing that happened in a run; a tuple, since a round may have thousands.
 
     Parameters
     ----------
@@ -162,24 +162,77 @@ def printed_once(events: Iterable[Event]) -> Iterator[Event]:
         yield event
 
 
-def event_row(run_id: str, event: Event) -> dict[str, Any]:
-    """Return ``event`` as a row of the table of events."""
+@dataclass(frozen=True, slots=True)
+class MetricEvents:
+    """The events of one metric of many clients, as columns, since there may be thousands.
+
+    Parameters
+    ----------
+    seq : int
+        Number of the first event; the others follow.
+    time : float
+        When, in seconds since 1970 (UTC).
+    round : int
+    clients : sequence of int
+    split, name : str
+    values : sequence of float
+        Of each client.
+    """
+
+    seq: int
+    time: float
+    round: int
+    clients: Sequence[int]
+    split: str
+    name: str
+    values: Sequence[float]
+
+    def __iter__(self) -> Iterator[Event]:
+        same = itertools.repeat
+        return map(
+            Event,
+            *(itertools.count(self.seq), same(self.time), same("metric"), same(self.round)),
+            *(self.clients, same(self.split), same(self.name), self.values),
+        )
+
+
+EVENT_COLUMNS = (
+    *("run_id", "seq", "time", "kind", "round", "client"),
+    *("split", "name", "value", "is_nan", "text"),
+)
+"""The columns of the table of events, in their order."""
+
+
+def event_row(run_id: str, event: Event) -> tuple[Any, ...]:
+    """Return ``event`` as a row of the table of events, by :data:`EVENT_COLUMNS`."""
+    seq, when, kind, round_number, client, split, name, value, text = event
+    if kind not in EVENT_KINDS:
+        choose(kind, EVENT_KINDS, "kind of event", RecordsError)
     # int() and float(): a number of numpy or torch is no number to a database.
-    value = None if event.value is None else float(event.value)
-    is_nan = value is not None and math.isnan(value)
-    return {
-        "run_id": run_id,
-        "seq": int(event.seq),
-        "time": float(event.time),
-        "kind": choose(event.kind, EVENT_KINDS, "kind of event", RecordsError),
-        "round": int(event.round),
-        "client": int(event.client),
-        "split": storable(event.split),
-        "name": storable(event.name),
-        "value": None if is_nan else value,
-        "is_nan": is_nan,
-        "text": storable(event.text),
-    }
+    return (
+        *(run_id, int(seq), float(when), kind, int(round_number), int(client)),
+        *(storable(split), storable(name), *_stored(value), storable(text)),
+    )
+
+
+def metric_rows(run_id: str, many: MetricEvents) -> list[tuple[Any, ...]]:
+    """Return what :func:`event_row` does for each of them; what they share is looked at once."""
+    when, number = float(many.time), int(many.round)
+    split, name = storable(many.split), storable(many.name)
+    return [
+        (run_id, seq, when, "metric", number, int(client), split, name, *_stored(value), "")
+        for seq, client, value in zip(
+            itertools.count(int(many.seq)), many.clients, many.values, strict=False
+        )
+    ]
+
+
+def _stored(value: Any) -> tuple[float | None, bool]:
+    """Return a value as it is stored, and whether it is not a number."""
+    if value is None:
+        return None, False
+    value = float(value)
+    return (None, True) if math.isnan(value) else (value, False)
 
 
 def to_event(row: Sequence[Any]) -> Event:
@@ -221,4 +274,6 @@ def storable(text: str) -> str:
 
     Both come with the tracebacks and file names of other programs.
     """
+    if text.isascii() and "\0" not in text:
+        return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

@@ -11,12 +11,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flautim_lab.errors import RecordsError
 from flautim_lab.home import FILE_MODE, disk_refused
-from flautim_lab.records.event import ALL_CLIENTS, PRINTED, Event, RunStatus, log_line
+from flautim_lab.records.event import ALL_CLIENTS, PRINTED, Event, MetricEvents, RunStatus, log_line
 from flautim_lab.records.store import Records
 
 LOG_FILE = "run.log"
@@ -55,7 +55,7 @@ class Recorder:
         self._run_id = run_id
         self._clock = clock
         self._last_seq = records.last_seq(run_id)
-        self._events: list[Event] = []
+        self._events: list[Event | MetricEvents] = []
         self._lines: list[str] = []
         self._oldest: float | None = None  # when the first of them came
         self._adding = threading.Lock()
@@ -67,6 +67,25 @@ class Recorder:
     def metric(self, round: int, client: int, split: str, name: str, value: float) -> None:  # noqa: A002
         """Record one measured value, of one client or of :data:`ALL_CLIENTS`."""
         self._add("metric", round=round, client=client, split=split, name=name, value=float(value))
+
+    def metrics(
+        self,
+        round: int,  # noqa: A002
+        clients: Sequence[int],
+        split: str,
+        name: str,
+        values: Sequence[float],
+    ) -> None:
+        """Record the measured value of each of some clients, as :meth:`metric` does."""
+        when = _now()
+        with self._adding:
+            self._check_open()
+            first = self._last_seq + 1
+            self._events.append(
+                MetricEvents(first, when, round, tuple(clients), split, name, tuple(values))
+            )
+            self._last_seq += len(clients)
+            self._begin_waiting()
 
     def resource(
         self,
@@ -233,18 +252,24 @@ class Recorder:
         time: float | None = None,
     ) -> None:
         with self._adding:
-            if self._closed:
-                raise RecordsError(
-                    f"the run {self._run_id!r} is over: nothing more can be recorded in it"
-                )
+            self._check_open()
             self._last_seq += 1
             when = _now() if time is None else float(time)
             event = Event(self._last_seq, when, kind, round, client, split, name, value, text)
             self._events.append(event)
             if kind in {"log", "failure"}:
                 self._lines.append(log_line(event))
-            if self._oldest is None:
-                self._oldest = self._clock()
+            self._begin_waiting()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RecordsError(
+                f"the run {self._run_id!r} is over: nothing more can be recorded in it"
+            )
+
+    def _begin_waiting(self) -> None:
+        if self._oldest is None:
+            self._oldest = self._clock()
 
     def _store(self) -> None:
         """Store what is kept, without holding up those who add to it meanwhile."""

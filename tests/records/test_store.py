@@ -22,10 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
-from flautim_lab.database import insert_new
+from flautim_lab.database import ROWS_AT_ONCE, insert_new
 from flautim_lab.errors import RecordsError, RunNotFoundError
 from flautim_lab.names import make_run_id
-from flautim_lab.records.event import ALL_CLIENTS, EVENT_KINDS, Event, RunStatus
+from flautim_lab.records.event import (
+    ALL_CLIENTS,
+    EVENT_KINDS,
+    Event,
+    MetricEvents,
+    RunStatus,
+    event_row,
+    metric_rows,
+)
 from flautim_lab.records.store import Records
 
 
@@ -246,8 +254,54 @@ def test_what_is_written_twice_is_stored_once(records: Records) -> None:
     assert records.metrics("r1")["value"].tolist() == [0.5] * 4
     # Only metrics have such a key: a line of a log may come twice.
     log = Event(20, 0.0, "log", text="x")
-    assert records.append("r1", [log, dataclasses.replace(log, seq=21)]) == 2
+    assert records.append("r1", [log, log._replace(seq=21)]) == 2
     assert records.append("r1", []) == 0
+
+
+def losses(seq: int, clients: int, *, round: int = 1) -> MetricEvents:  # noqa: A002
+    values = [number / 8 for number in range(clients)]
+    return MetricEvents(seq, 1.5, round, range(clients), "validation", "loss", values)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_many_are_stored_once_too_whoever_listens(
+    home: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    address = request.getfixturevalue("new_database")() if database == "postgresql" else None
+    records = Records(address)
+    create(records)
+    many, rest = losses(2, ROWS_AT_ONCE), losses(2, 3 * ROWS_AT_ONCE + 7)
+    told: list[Event] = []
+    assert records.append("r1", [Event(1, 0.0, "log", text="x"), many]) == ROWS_AT_ONCE + 1
+    # Again, with others beside them; then once more, and somebody wants to know which were new.
+    assert records.append("r1", [rest, Event(400, 0.0, "round", 1)]) == 2 * ROWS_AT_ONCE + 8
+    with records.listened(lambda _run, events: told.extend(events)):
+        assert records.append("r1", [rest, losses(500, 5, round=2)]) == 5
+    assert told == list(losses(500, 5, round=2))
+    found = records.events("r1")
+    assert found == [
+        Event(1, 0.0, "log", text="x"), *rest, Event(400, 0.0, "round", 1), *told
+    ]  # fmt: skip
+    assert found[9] == Event(10, 1.5, "metric", 1, 8, "validation", "loss", 1.0)
+    assert records.run("r1").round == 1
+    records.close()
+
+
+def test_many_are_stored_as_each_of_them_would_be() -> None:
+    values: Any = [0.5, math.nan, -math.inf, np.float32(0.1), np.float64("nan"), 2]
+    many = MetricEvents(7, 1.5, 3, np.arange(6), "train", "f1 Olá \0", values)
+    rows = metric_rows("r1", many)
+    assert rows == [event_row("r1", event) for event in many]
+    assert [type(each) for each in rows[3]] == [type(each) for each in event_row("r1", loss(1))]
+    assert rows[1][8:] == (None, True, "")
+
+
+def test_what_each_client_measured_can_be_left_out(records: Records) -> None:
+    create(records)
+    mean = Event(10, 1.5, "metric", 1, ALL_CLIENTS, "validation", "loss", 0.1)
+    printed = Event(11, 1.5, "log", 1, 2, "validation", "print", text="x")
+    records.append("r1", [loss(1), losses(2, 3), mean, printed])
+    assert records.events("r1", each_validation=False) == [loss(1), mean, printed]
 
 
 def test_runs_do_not_share_events(records: Records) -> None:
@@ -455,8 +509,9 @@ def test_every_statement_is_one_of_postgresql_too(
         lambda table, _dialect: insert_new(table, "postgresql"),
     )
     create(records)
-    assert records.append("r1", [loss(1), Event(2, 0.0, "round", 3)]) == 2
-    assert records.append("r1", [loss(1)]) == 0
+    with records.listened(lambda *_told: None):
+        assert records.append("r1", [loss(1), Event(2, 0.0, "round", 3)]) == 2
+        assert records.append("r1", [loss(1)]) == 0
     records.set_status("r1", "running")
     records.set_round("r1", 2)
     records.heartbeat("r1")
