@@ -225,6 +225,9 @@ def _widened(targets: Tensor) -> Tensor:
 
 def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
+        if device.type == "cuda" and batch.device.type == "cpu" and batch.layout is torch.strided:
+            # From memory that is not swapped, a copy goes on beside what is computed.
+            return batch.pin_memory().to(device, non_blocking=True)
         return batch.to(device)
     if isinstance(batch, dict):
         return {key: _to(value, device) for key, value in batch.items()}

@@ -90,16 +90,23 @@ def numbers_of_classes(outputs: Tensor, targets: Tensor, task: str | None) -> Te
 
 def default_metrics(outputs: Tensor, targets: Tensor, task: str | None) -> dict[str, float]:
     """Return accuracy for classification, the mean absolute error for regression."""
+    values = default_metrics_of_rows(outputs, targets, task)
+    return {name: of_rows.mean().item() for name, of_rows in values.items()}
+
+
+def default_metrics_of_rows(
+    outputs: Tensor, targets: Tensor, task: str | None
+) -> dict[str, Tensor]:
+    """Return what :func:`default_metrics` are the means of: float64, of each target."""
     if task == "classification":
         if _is_binary(outputs, targets):
             predicted = (outputs.reshape(targets.shape) > 0).to(targets.dtype)
         else:
             predicted = outputs.argmax(dim=1)
             targets = _without_column(outputs, targets)
-        return {"accuracy": (predicted == targets).double().mean().item()}
+        return {"accuracy": (predicted == targets).double()}
     if task == "regression":
-        errors = (outputs.reshape(targets.shape) - targets).abs()
-        return {"mae": errors.double().mean().item()}
+        return {"mae": (outputs.reshape(targets.shape) - targets).abs().double()}
     return {}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from flautim_lab.errors import ClusterError, RecordsError
 from flautim_lab.pods.api import Api
 from flautim_lab.pods.manifests import API_PORT
-from flautim_lab.records.event import Event, RunStatus, event_row
+from flautim_lab.records.event import EVENT_COLUMNS, Event, RunStatus, event_row
 from flautim_lab.runners.cluster import ClusterRun
 
 TIMEOUT_SECONDS = 30.0  # of silence
@@ -139,7 +139,7 @@ def read_page(answer: bytes) -> Page:
         told = json.loads(answer)
         events = [Event(*values) for values in told["events"]]
         for event in events:
-            row = event_row("", event)
+            row = dict(zip(EVENT_COLUMNS, event_row("", event), strict=True))
             for name, largest in LARGEST.items():
                 if not -largest <= row[name] < largest:
                     raise ValueError(f"{name} is {row[name]}")

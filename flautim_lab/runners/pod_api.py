@@ -7,7 +7,6 @@ the client; it comes by port-forward, or from inside the cluster.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hmac
 import json
 import threading
@@ -149,7 +148,7 @@ def event_page(
         "message": record.message,
         "plan": record.plan,
         "more": len(new) > most,
-        "events": [list(dataclasses.astuple(event)) for event in new[:most]],
+        "events": [list(event) for event in new[:most]],
     }
 
 

@@ -216,7 +216,9 @@ class Run:
         """Return how far the run is."""
         with self._read_lock:
             self._follower.read(
-                self._records.events(self._id, after=self._follower.seen, kinds=FOLLOWED)
+                self._records.events(
+                    self._id, after=self._follower.seen, kinds=FOLLOWED, each_validation=False
+                )
             )
         record = self.record
         names = record.settings.get("client_names") or [

@@ -9,13 +9,14 @@ failed and why are the same.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor, nn
 
 from flautim_lab.errors import TrainingError
@@ -25,6 +26,7 @@ from flautim_lab.experiment.streams import stream, stream_seeds
 from flautim_lab.training import pooling, weights
 from flautim_lab.training.cohort import Stack, Trained
 from flautim_lab.training.content import arrays_in, config_in
+from flautim_lab.training.fitting import Room
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import Engine, make_stack
 from flautim_lab.training.stacked_batches import Member
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from flautim_lab.training.client_app import ClientHost
 
 __all__ = ["Cohorts", "Ready"]
+
+#: Inputs and targets, and the numbers of each client's rows in them.
+Pool = tuple[tuple[Tensor, Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,10 @@ class Cohorts:
         self._check = check
         self._lock = threading.Lock()
         self._ready: dict[int, Ready] = {}
+        self._known: OrderedDict[tuple[str, tuple[int, ...]], Pool] = OrderedDict()
+        self._most_known = 2 * len(host.experiment.splits)  # clients: each with its two splits
         self._own = threading.local()
+        self._room = Room()
 
     def take(self, client: int, message: Message) -> Ready | None:
         """Return what lies ready for a message to a client, once; None if nothing does."""
@@ -118,7 +126,7 @@ class Cohorts:
         if kind.startswith(MessageType.TRAIN):
             with self._host.times.spent_on("training"):
                 made, pooled = self._train(content, clients)
-        elif kind.startswith(MessageType.EVALUATE) and self._measures_together():
+        elif kind.startswith(MessageType.EVALUATE) and self._engine.measures:
             with self._host.times.spent_on("evaluating"):
                 made, pooled = self._evaluate(content, clients)
         else:
@@ -136,19 +144,25 @@ class Cohorts:
         sent, config = arrays_in(content), config_in(content)
         round_number = int(config["server-round"])  # type: ignore[arg-type]
         model, stack = self._stack()
-        host.load(model, sent, config)
+        self._load(model, content)
         start = {name: p.detach() for name, p in model.named_parameters()}
         with host.times.spent_on("data"):
-            pool, rows = _pooled([host.scaled_data(c, config) for c in clients], "train")
-            members = self._members(clients, rows, round_number)
-        trained = stack.train(
-            start,
-            [name for name, p in model.named_parameters() if p.requires_grad],
-            pool,
-            members,
-            mu=float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
-            check=lambda place: self._check(clients[place]),
-        )
+            pool, rows = self._pool(clients, config, "train")
+
+        def train(part: slice) -> Trained:
+            own = clients[part]
+            with host.times.spent_on("data"):
+                members = self._members(own, rows[part], round_number)
+            return stack.train(
+                start,
+                [name for name, p in model.named_parameters() if p.requires_grad],
+                pool,
+                members,
+                mu=float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
+                check=lambda place: self._check(own[place]),
+            )
+
+        trained = self._room.train(len(clients), train)
         host.times.of_that_on("data", trained.data_seconds)
         counts = [len(own) for own in rows]
         if self._pools:
@@ -201,6 +215,38 @@ class Cohorts:
         found: tuple[nn.Module, Stack] = self._own.stack
         return found
 
+    def _load(self, model: nn.Module, content: RecordDict) -> None:
+        """Put what a server sends into this thread's model, unless it is there: nobody changes it.
+
+        Whoever trains a cohort leaves the model's own weights as they are.
+        """
+        arrays, config = arrays_in(content), config_in(content)
+        last, buffers = getattr(self._own, "loaded", (None, None))
+        if last is not arrays or buffers != config.get("buffers"):
+            self._own.loaded = None, None
+            self._host.load(model, arrays, config)
+            self._own.loaded = arrays, config.get("buffers")
+
+    def _pool(self, clients: Sequence[int], config: ConfigRecord, split: str) -> Pool:
+        """Return tensors with the rows of all clients, and which of them are whose.
+
+        Where those are the dataset's own tensors, so that nothing but numbers is held, the answer
+        is kept: of no more clients than there are, those asked for last.
+        """
+        key = split, tuple(clients)
+        with self._lock:
+            known = self._known.pop(key, None)
+        if known is None:
+            data = [self._host.scaled_data(client, config) for client in clients]
+            known, shared = _pooled(data, split)
+            if not shared:
+                return known
+        with self._lock:
+            self._known[key] = known
+            while sum(len(rows) for _, rows in self._known.values()) > self._most_known:
+                self._known.popitem(last=False)
+        return known
+
     def _members(
         self, clients: Sequence[int], rows: Sequence[Tensor], round_number: int
     ) -> list[Member]:
@@ -223,76 +269,96 @@ class Cohorts:
 
     # --- evaluation ---------------------------------------------------------------------------
 
-    def _measures_together(self) -> bool:
-        """Return whether rows of several clients may be measured as one batch of the model."""
-        experiment = self._host.experiment
-        own = experiment.own_validation_loop or experiment.own_loss
-        # Metrics of the researcher's own may draw, from a stream of each client.
-        draws = experiment.facts.draws and experiment.own_metrics
-        return self._engine.filled and not own and not draws
-
     def _evaluate(
         self, content: RecordDict, clients: Sequence[int]
     ) -> tuple[dict[int, Ready], RecordDict | None]:
         experiment = self._host.experiment
         config = config_in(content)
         model, _ = self._stack()  # not a copy of its own, which would take longer than all else
-        self._host.load(model, arrays_in(content), config)
+        self._load(model, content)
         with self._host.times.spent_on("data"):
-            data = [self._host.scaled_data(client, config) for client in clients]
-            (x, y), rows = _pooled(data, "validation")
-        every = torch.cat(rows).to(y.device)
-        size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(every)))
+            (x, y), rows = self._pool(clients, config, "validation")
+        counts = [len(own) for own in rows]
+        outputs, targets = self._outputs(model, x, y, torch.cat(rows), clients[0])
+        columns, found = self._measured(outputs, targets, counts)
+        own = [one for one in found if one is not None]
+        if len(own) < len(found):  # the others are asked one by one, and say what went wrong
+            there = [place for place, one in enumerate(found) if one is not None]
+            clients, counts = [clients[p] for p in there], [counts[p] for p in there]
+            columns = {name: [of_each[p] for p in there] for name, of_each in columns.items()}
+        if not clients:
+            return {}, None
+        names = own[0][0].keys() if own else ()
+        alike = all(measures.keys() == names and not text for measures, text in own)
+        if alike and self._pools and pooling.takes_mean_measures(experiment):
+            columns |= {name: [measures[name] for measures, _ in own] for name in names}
+            return {}, pooling.pooled_answer(clients, counts, columns)
+        made = {}
+        for place, (client, count) in enumerate(zip(clients, counts, strict=True)):
+            more, text = own[place] if own else ({}, "")
+            measures = {name: of_each[place] for name, of_each in columns.items()}
+            made[client] = Ready(content, measures | more, count, printed=text)
+        return made, None
+
+    def _outputs(
+        self, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor, first: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the model's outputs for rows of the pool, and their targets."""
+        rows = rows.to(y.device)
+        size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(rows)))
         found: list[Tensor] = []
         model.eval()
         try:
             with torch.no_grad():
-                for part in torch.split(every, size):
-                    self._check(clients[0])
-                    found.append(model(x[part]))
+                for part in torch.split(rows, size):
+                    self._check(first)
+                    found.append(model(x.index_select(0, part)))
         finally:
             model.train()
+        return torch.cat(found), y.index_select(0, rows)
+
+    def _measured(
+        self, outputs: Tensor, targets: Tensor, counts: Sequence[int]
+    ) -> tuple[dict[str, list[float]], list[tuple[dict[str, float], str] | None]]:
+        """Return measures by name, of each client, and what metrics of the researcher's own say.
+
+        The latter are measures and what was printed, of each client, whose names may be others, and
+        None for a client with which they fail; the list is empty where the metrics are ours.
+        """
+        experiment = self._host.experiment
+        own: list[tuple[dict[str, float], str] | None] = []
         with torch.no_grad():
-            outputs, targets = torch.cat(found), y[every]
-            losses = loops.row_losses(outputs, targets, experiment.task).double()
-            made, begin = [], 0
-            for own in rows:
-                end = begin + len(own)
-                part_of = slice(begin, end)
-                measures = {"loss": losses[part_of].mean().item()}
-                text = ""
-                if experiment.own_metrics and experiment.measured:
+            values = {"loss": loops.row_losses(outputs, targets, experiment.task).double()}
+            if experiment.own_metrics and experiment.measured:
+                parts = zip(
+                    *(torch.split(whole, list(counts)) for whole in (outputs, targets)), strict=True
+                )
+                for part in parts:
                     with printed_here() as printed:
-                        measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
-                    text = printed.text
-                elif experiment.measured:
-                    measures |= loops.measured(experiment, outputs[part_of], targets[part_of])
-                made.append(Ready(content, measures, len(own), printed=text))
-                begin = end
-        if self._pools_measures(made):
-            of_each = {n: [ready.measures[n] for ready in made] for n in made[0].measures}
-            return {}, pooling.pooled_answer(clients, [ready.rows for ready in made], of_each)
-        return dict(zip(clients, made, strict=True)), None
-
-    def _pools_measures(self, made: Sequence[Ready]) -> bool:
-        """Return whether a cohort answers once; each by itself who printed or measured others."""
-        return (
-            self._pools
-            and pooling.takes_mean_measures(self._host.experiment)
-            and not any(ready.printed for ready in made)
-            and all(ready.measures.keys() == made[0].measures.keys() for ready in made)
-        )
+                        try:
+                            measures = loops.measured(experiment, *part)
+                        except Exception:  # noqa: BLE001 - it fails again where it is told
+                            measures = None
+                    own.append(None if measures is None else (measures, printed.text))
+            elif experiment.measured:
+                values |= loops.default_metrics_of_rows(outputs, targets, experiment.task)
+        begins = np.cumsum([0, *counts[:-1]])
+        columns = {
+            name: (np.add.reduceat(of_rows.reshape(-1).cpu().numpy(), begins) / counts).tolist()
+            for name, of_rows in values.items()
+        }
+        return columns, own
 
 
-def _pooled(data: Sequence[ClientData], split: str) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
-    """Return tensors that hold the rows of all clients, and the numbers of each client's rows."""
+def _pooled(data: Sequence[ClientData], split: str) -> tuple[Pool, bool]:
+    """Return what :meth:`Cohorts._pool` does, and whether the clients share those tensors."""
     pools = [one.pool(split) for one in data]
     x, y, _ = pools[0]
-    if all(other[0] is x and other[1] is y for other in pools):
-        return (x, y), [torch.from_numpy(numbers) for _, _, numbers in pools]
+    if len(pools) > 1 and all(other[0] is x and other[1] is y for other in pools):
+        return ((x, y), [torch.from_numpy(numbers) for _, _, numbers in pools]), True
     begins: Any = np.cumsum([0, *(len(part[1]) for part in pools[:-1])])
     rows = [
         torch.from_numpy(numbers + begin)
         for (_, _, numbers), begin in zip(pools, begins, strict=True)
     ]
-    return (torch.cat([p[0] for p in pools]), torch.cat([p[1] for p in pools])), rows
+    return ((torch.cat([p[0] for p in pools]), torch.cat([p[1] for p in pools])), rows), False

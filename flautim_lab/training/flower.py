@@ -11,6 +11,9 @@ Flower's public API has no way to do these things; each name used here is held b
   a second and more each in a kernel with torch loaded.
 - Its dicts of records build a type for the type checker at each item that is set, which takes three
   times as long as the checks and the setting, some twenty times per client and round.
+- A strategy's messages of a round, up to one for each of thousands of clients, are alike but for
+  whom they are for. Flower checks and fills in each anew, and so many objects keep Python's garbage
+  collector busy, most of all in a kernel that holds many others.
 - At each look at a content's arrays or metrics, some ten times per client and round, it checks them
   all and writes them back to where they are.
 - Flower logs to the console from whatever thread it runs in, which would print into a notebook.
@@ -23,14 +26,15 @@ import contextvars
 import gc
 import logging
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import arrayrecord, recorddict
 from flwr.app.message.typeddict import TypedDict
-from flwr.serverapp.strategy import dp_adaptive_clipping, strategy_utils
+from flwr.app.metadata import Metadata
+from flwr.serverapp.strategy import FedAvg, Strategy, dp_adaptive_clipping, strategy_utils
 from flwr.supercore import differential_privacy
 from flwr.supercore.logger import FLOWER_LOGGER
 from flwr.supercore.task_identity import TaskIdentity
@@ -48,9 +52,44 @@ _choices: contextvars.ContextVar[random.Random | None] = contextvars.ContextVar(
 _noise: contextvars.ContextVar[np.random.Generator | None] = contextvars.ContextVar(
     "flautim_lab_noise", default=None
 )
+_asking: contextvars.ContextVar[Any] = contextvars.ContextVar("flautim_lab_asking", default=None)
 _log: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
     "flautim_lab_flower_log", default=None
 )
+
+
+class Alike(Sequence[Message]):
+    """Messages that differ in nothing but whom they are for; each is made when it is looked at.
+
+    Parameters
+    ----------
+    message : Message
+        One of them.
+    nodes : sequence of int
+        Whom they are for.
+    """
+
+    def __init__(self, message: Message, nodes: Sequence[int]) -> None:
+        self.message = message
+        self.nodes = nodes
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @overload
+    def __getitem__(self, place: int) -> Message: ...
+    @overload
+    def __getitem__(self, place: slice) -> Alike: ...
+    def __getitem__(self, place: int | slice) -> Message | Alike:
+        nodes = self.nodes[place]
+        return self.to(nodes) if isinstance(nodes, int) else Alike(self.message, nodes)
+
+    def to(self, node: int) -> Message:
+        """Return the message to a node, as Flower would have made it at the same moment."""
+        metadata, message = Metadata.__new__(Metadata), Message.__new__(Message)
+        vars(metadata).update(vars(self.message.metadata), _dst_node_id=node)
+        vars(message).update(vars(self.message), _metadata=metadata)
+        return message
 
 
 class _Redirected:
@@ -89,6 +128,19 @@ def _set_item(self: Any, key: Any, value: Any) -> None:
     inside["_data"][key] = value
 
 
+def _construct_messages(
+    self: Any, record: RecordDict, node_ids: list[int], message_type: str
+) -> Iterable[Message]:
+    """Return a message with a record to each node, as FedAvg does."""
+    whole = node_ids and all(isinstance(node, int) for node in node_ids)  # else it says what is not
+    if _asking.get() is not self or not whole:
+        return _constructed_by_flower(self, record, node_ids, message_type)
+    return Alike(Message(record, node_ids[0], message_type), node_ids)
+
+
+_constructed_by_flower = FedAvg._construct_messages
+
+
 def _records_of(kind: type[Any]) -> property:
     """Return a property that gives a content's records of a kind in the dict that Flower makes."""
 
@@ -124,6 +176,7 @@ def prepare() -> None:
         module = arrayrecord
         module.gc = _Collector()
         TypedDict.__setitem__ = _set_item  # type: ignore[method-assign]
+        FedAvg._construct_messages = _construct_messages  # type: ignore[method-assign]
         whole: Any = recorddict.RecordDict
         whole.array_records = _records_of(ArrayRecord)
         whole.metric_records = _records_of(MetricRecord)
@@ -151,6 +204,22 @@ def private_random(seed: int, purpose: str, round_number: int) -> Iterator[None]
     finally:
         _choices.reset(choices)
         _noise.reset(noise)
+
+
+@contextlib.contextmanager
+def messages_of(strategy: Strategy) -> Iterator[None]:
+    """Let a strategy make its messages :class:`Alike` inside this context, where nobody would know.
+
+    Those of Flower's own do nothing with them but hand them on. Another may change each of them.
+    """
+    own = type(strategy).__module__.startswith("flwr.") and not any(
+        name.startswith("configure_") for name in vars(strategy)
+    )
+    token = _asking.set(strategy if own else None)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.errors import FlautimError
 from flautim_lab.names import count
 from flautim_lab.training import flower
-from flautim_lab.training.blocks import Blocks, Prepare, in_blocks, one_by_one, together_failed
+from flautim_lab.training.blocks import Asked, Blocks, Prepare, one_by_one, together_failed
 from flautim_lab.training.client_app import make_context
 from flautim_lab.training.client_grid import ClientGrid, InTurn, Waiting
 from flautim_lab.training.cores import usable_cores
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # without: below it, Python's interpreter lock, or the way between processes, eats what the second
 # core gives.
 WORTH_IT = 0.9
+# Threads that were at work for this share of a round are kept at once: they were not in each
+# other's way, and a round with one of them would be a slow one.
+AT_WORK = 0.75
 LOOK_SECONDS = 0.25
 GOODBYE_SECONDS = 2.0
 
@@ -93,8 +96,9 @@ class LocalGrid(ClientGrid):
     deadline : Deadline
         Shared with the host of the clients.
     workers : int or "auto"
-        Threads that answer at once. ``auto`` tries all cores and keeps them if that is faster.
-        The numbers do not depend on it.
+        Threads that answer at once. ``auto`` tries all cores and keeps them where they compute
+        nearly all the time, or else if a round with one alone takes longer. The numbers do not
+        depend on it.
     enough : int
         How few answers end a round once its time is up.
     log : callable
@@ -134,9 +138,10 @@ class LocalGrid(ClientGrid):
         limit = usable_cores() if workers == "auto" else int(workers)
         self.workers = max(1, min(limit, clients))
         # Rounds of training until it is known whether threads pay: one to warm up, one to
-        # measure with threads, one without. None: there is nothing to try.
+        # measure with threads, and if that does not tell, one without. None: nothing to try.
         self._trial: int | None = 0 if workers == "auto" and self.workers > 1 else None
         self._with_threads = math.inf
+        self._computed: list[float] = []  # seconds of each block of this round, on its core
         self._pool: Threads | None = None
         self._waiting: Waiting | None = None
         self._missing: set[int] = set()
@@ -155,29 +160,31 @@ class LocalGrid(ClientGrid):
             Seconds after which the answers that are there are enough, if they are at least
             ``enough``; what comes later is dropped and logged.
         """
-        asked = sorted(messages, key=lambda message: message.metadata.dst_node_id)
-        order = self._deadline.begin(message.metadata.dst_node_id for message in asked)
-        training = _is_training(asked)
+        asked = Asked(messages)
+        order = self._deadline.begin(asked.clients)
+        training = asked.kind.startswith(MessageType.TRAIN)
         self._rounds += training
         trial = self._trial if training and timeout is None else None
         begin = time.perf_counter()
-        self._missing = {message.metadata.dst_node_id for message in asked}
+        self._computed = []
+        self._missing = set(asked.clients)
         self._waiting = Waiting(self.waits, len(asked), self._enough, timeout)
         try:
-            of_client = {message.metadata.dst_node_id: message for message in asked}
-            blocks = in_blocks(of_client, self._blocks)
+            blocks = asked.in_blocks(self._blocks)
             turn = InTurn(self.taken, blocks)
             replies: list[Message] = []
             if not self._in_processes(asked, order, timeout, turn, replies):
                 there = {reply.metadata.src_node_id for reply in replies}
-                parts = [[of_client[c] for c in block if c not in there] for block in blocks]
+                parts = [[c for c in block if c not in there] for block in blocks]
                 parts = [part for part in parts if part]
                 if timeout is None and (self.workers == 1 or trial == 2 or len(parts) == 1):
                     self.sent()
                     for part in parts:
-                        replies += _handed_in(turn, part, self._answer_block(part, order))
+                        answers = self._answer_block(asked, part, order)
+                        turn.add(part, answers)
+                        replies += answers
                 else:
-                    replies += self._on_threads(parts, order, timeout, turn)
+                    replies += self._on_threads(asked, parts, order, timeout, turn)
                 if trial is not None and len(parts) < self.workers:
                     trial = None
             turn.end()
@@ -189,7 +196,7 @@ class LocalGrid(ClientGrid):
         if training and self._processes is not None:
             self._processes.judge(seconds)
         if trial is not None:
-            self._judge(trial, seconds, asked[0].content)
+            self._judge(trial, seconds, asked[asked.clients[0]].content)
         return replies
 
     def tell(self) -> None:
@@ -214,10 +221,14 @@ class LocalGrid(ClientGrid):
     # --- inside ----------------------------------------------------------------------------
 
     def _judge(self, trial: int, seconds: float, content: RecordDict) -> None:
-        """Keep several threads only if a round with them was faster than one without."""
+        """Keep several threads only if they do not wait for each other, or are faster than one."""
         self._trial = trial + 1
         if trial == 1:
             self._with_threads = seconds
+            at_work = sum(self._computed) / (seconds * self.workers)
+            # Whether processes pay is found from what a round takes with one thread.
+            if self._processes is None and at_work >= AT_WORK:
+                self._trial = None
         elif trial == 2:
             self._trial = None
             if self._with_threads >= WORTH_IT * seconds:
@@ -229,7 +240,7 @@ class LocalGrid(ClientGrid):
 
     def _in_processes(
         self,
-        asked: list[Message],
+        asked: Asked,
         order: int,
         timeout: float | None,
         turn: InTurn,
@@ -249,7 +260,7 @@ class LocalGrid(ClientGrid):
             turn.add([client], [reply])
 
         whole = self._processes.answer(
-            asked,
+            list(asked.values()),
             order,
             answered,
             stopped=self._deadline.stopped,
@@ -259,16 +270,21 @@ class LocalGrid(ClientGrid):
         )
         if whole and len(replies) < len(asked) and not self._deadline.stopped():
             there = {reply.metadata.src_node_id for reply in replies}
-            self._say_late(timeout, {m.metadata.dst_node_id for m in asked} - there)
+            self._say_late(timeout, set(asked.clients) - there)
         return whole
 
     def _on_threads(
-        self, parts: list[list[Message]], order: int, timeout: float | None, turn: InTurn
+        self,
+        asked: Asked,
+        parts: list[list[int]],
+        order: int,
+        timeout: float | None,
+        turn: InTurn,
     ) -> list[Message]:
         if self._pool is None:
             self._pool = Threads(self.workers)
-        pending: dict[Future[list[Message]], list[Message]] = {
-            self._pool.submit(self._answer_block, part, order): part for part in parts
+        pending: dict[Future[list[Message]], list[int]] = {
+            self._pool.submit(self._answer_block, asked, part, order): part for part in parts
         }
         # Not ``concurrent.futures.wait``, which looks at all that are pending whenever one is done.
         done: queue.SimpleQueue[Future[list[Message]]] = queue.SimpleQueue()
@@ -290,10 +306,11 @@ class LocalGrid(ClientGrid):
                 future = done.get(timeout=slice_)
                 part = pending.pop(future)
                 answered += len(part)
-                replies += _handed_in(turn, part, future.result())
+                turn.add(part, future.result())
+                replies += future.result()
             if self._deadline.stopped():
                 break
-        late = {message.metadata.dst_node_id for part in pending.values() for message in part}
+        late = {client for part in pending.values() for client in part}
         for future in list(pending):
             future.cancel()
         if late and timeout is not None and not self._deadline.stopped():
@@ -305,13 +322,19 @@ class LocalGrid(ClientGrid):
         shown = ", ".join(map(str, first[:10])) + (", ..." if len(first) > 10 else "")
         self._log(f"late after {timeout:g} s, their work is dropped: clients {shown}")
 
-    def _answer_block(self, part: list[Message], order: int) -> list[Message]:
-        """Return the answers of clients that are handled together."""
+    def _answer_block(self, asked: Asked, clients: list[int], order: int) -> list[Message]:
+        """Return the answers of clients that are handled together; count the time on a core."""
+        computed, begin = self._computed, time.thread_time()
+        try:
+            return self._answers(asked, clients, order)
+        finally:
+            computed.append(time.thread_time() - begin)
+
+    def _answers(self, asked: Asked, clients: list[int], order: int) -> list[Message]:
         _work.round = order
         together: RecordDict | None = None
-        if self._prepare is not None and len(part) > 1:
-            first = part[0]
-            clients = [message.metadata.dst_node_id for message in part]
+        if self._prepare is not None and len(clients) > 1:
+            first = asked[clients[0]]
             try:
                 with flower.log_to(self._log):
                     together = self._prepare(first.metadata.message_type, first.content, clients)
@@ -320,15 +343,14 @@ class LocalGrid(ClientGrid):
             except Exception as error:  # noqa: BLE001 - whose it is shows where each is by itself
                 self._log(together_failed(clients, summary(error)))
         if together is None:
-            return [self._answer(message, order) for message in part]
+            return [self._answer(asked[client], order) for client in clients]
         members = set(members_of(together))
-        alone = [message for message in part if message.metadata.dst_node_id not in members]
-        first = next(m for m in part if m.metadata.dst_node_id in members)
+        first = asked[next(client for client in clients if client in members)]
         if self._deadline.is_now(order):
             self._missing -= members
         return [
             Message(together, reply_to=first),
-            *(self._answer(message, order) for message in alone),
+            *(self._answer(asked[client], order) for client in clients if client not in members),
         ]
 
     def _context(self, client: int) -> Context:
@@ -352,16 +374,6 @@ class LocalGrid(ClientGrid):
         if self._deadline.is_now(order):
             self._missing.discard(client)
         return reply
-
-
-def _handed_in(turn: InTurn, part: list[Message], answers: list[Message]) -> list[Message]:
-    """Return the answers to a part of a round's messages, after they were handed on in turn."""
-    turn.add([message.metadata.dst_node_id for message in part], answers)
-    return answers
-
-
-def _is_training(messages: list[Message]) -> bool:
-    return bool(messages) and messages[0].metadata.message_type.startswith(MessageType.TRAIN)
 
 
 ABANDONED = "abandoned"

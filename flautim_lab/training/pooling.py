@@ -9,8 +9,11 @@ recorded as ever, and the strategy still makes the new weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flwr.serverapp.strategy as flower
 import numpy as np
@@ -29,6 +32,7 @@ from flautim_lab.training.content import arrays_in, metrics_in, named_config
 __all__ = [
     "ARRAYS",
     "ROWS",
+    "Measured",
     "RunningMean",
     "mean_weights",
     "measures_of",
@@ -155,24 +159,61 @@ def members_of(content: RecordDict) -> list[int]:
     return [] if record is None else list(record[CLIENTS])
 
 
-def measures_of(message: Message) -> list[tuple[int, int, dict[str, float]]]:
-    """Return client, rows and measures of each client that a message is the answer of."""
-    members: Any = named_config(message, MEMBERS)
-    if members is None:
-        record: Any = metrics_in(message.content)
-        numbers = {
-            name: float(value)
-            for name, value in record.items()
-            # "norm_bit" is adaptive clipping's own message to its strategy
-            if name not in (ROWS, "norm_bit") and not isinstance(value, list)
-        }
-        return [(message.metadata.src_node_id, int(record[ROWS]), numbers)]
-    of_each: Any = named_config(message, MEASURES)
-    numbers_of = zip(*of_each.values(), strict=True)
-    return [
-        (client, count, dict(zip(of_each, values, strict=True)))
-        for client, count, values in zip(members[CLIENTS], members[ROWS], numbers_of, strict=True)
-    ]
+class Measured(NamedTuple):
+    """A measure of several clients, in client order.
+
+    Attributes
+    ----------
+    clients, rows : list of int
+        Whose it is, and of how many rows.
+    values : list of float
+    """
+
+    clients: list[int]
+    rows: list[int]
+    values: list[float]
+
+    def mean(self) -> float:
+        """Return the mean, weighted by rows; NaN where there are none. Added up in client order."""
+        total = functools.reduce(operator.add, map(operator.mul, self.values, self.rows), 0.0)
+        rows = sum(self.rows)
+        return total / rows if rows else math.nan
+
+
+def measures_of(answers: Iterable[Message]) -> dict[str, Measured]:
+    """Return what the clients that messages with content are the answers of measured, by name."""
+    found: dict[str, Measured] = {}
+    for message in answers:
+        members: Any = named_config(message, MEMBERS)
+        of_each: Any = named_config(message, MEASURES)
+        if members is None:
+            record: Any = metrics_in(message.content)
+            members = {CLIENTS: [message.metadata.src_node_id], ROWS: [int(record[ROWS])]}
+            of_each = {
+                name: [float(value)]
+                for name, value in record.items()
+                # "norm_bit" is adaptive clipping's own message to its strategy
+                if name not in (ROWS, "norm_bit") and not isinstance(value, list)
+            }
+        for name, values in of_each.items():
+            measured = found.setdefault(name, Measured([], [], []))
+            measured.clients.extend(members[CLIENTS])
+            measured.rows.extend(members[ROWS])
+            measured.values.extend(values)
+    return {name: _in_client_order(measured) for name, measured in found.items()}
+
+
+def _in_client_order(measured: Measured) -> Measured:
+    clients = measured.clients
+    if all(map(operator.lt, clients, clients[1:])):
+        return measured
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    rows, values = measured.rows, measured.values
+    return Measured(
+        [clients[place] for place in order],
+        [rows[place] for place in order],
+        [values[place] for place in order],
+    )
 
 
 def take_members(message: Message) -> None:

@@ -8,9 +8,8 @@ itself cannot begin at round k, cannot stop between rounds, and gives its result
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
@@ -37,6 +36,7 @@ from flautim_lab.training.grid import ABANDONED
 from flautim_lab.training.numerics import pick_device
 from flautim_lab.training.pooling import (
     ROWS,
+    Measured,
     RunningMean,
     measures_of,
     members_of,
@@ -178,18 +178,12 @@ class Server:
     # --- one round -----------------------------------------------------------------------
 
     def _train(self, grid: Grid, round_number: int) -> None:
-        experiment, strategy, state = self.experiment, self.strategy, self.state
-        with flower.private_random(experiment.seed, "train", round_number):
-            messages = list(
-                strategy.configure_train(
-                    round_number, state.parameters, self._config(round_number), grid
-                )
-            )
-        mean = RunningMean(state.parameters) if self._takes_means else None
+        messages = self._messages("train", grid, round_number)
+        mean = RunningMean(self.state.parameters) if self._takes_means else None
         taken = None if mean is None else mean.take
         answers = self._ask(grid, messages, round_number, "train", taken=taken)
         # Read first: some strategies empty the records while they aggregate.
-        losses = _measures(answers)
+        losses = measures_of(_good(answers))
         with self.usage.spent_on("aggregating"):
             self._aggregate(round_number, answers, mean)
         self._record(round_number, "train", losses, strip="train_")
@@ -243,19 +237,11 @@ class Server:
         experiment, strategy = self.experiment, self.strategy
         if experiment.validation == 0:
             return
-        with flower.private_random(experiment.seed, "evaluate", round_number):
-            messages = [
-                message
-                for message in strategy.configure_evaluate(
-                    round_number, self.state.parameters, self._config(round_number), grid
-                )
-                # A client of one row has none to validate on, and no weight in a mean.
-                if len(experiment.splits[message.metadata.dst_node_id].validation)
-            ]
+        messages = self._messages("evaluate", grid, round_number)
         if not messages:
             return
         answers = self._ask(grid, messages, round_number, "evaluate")
-        measures = _measures(answers)
+        measures = measures_of(_good(answers))
         for message in _good(answers):
             take_members(message)
         _shared_measures(answers)
@@ -284,6 +270,27 @@ class Server:
 
     # --- parts -----------------------------------------------------------------------------
 
+    def _messages(self, what: str, grid: Grid, round_number: int) -> Sequence[Message]:
+        """Return the strategy's messages to those who have rows for what they are asked."""
+        strategy, splits = self.strategy, self.experiment.splits
+        configure = strategy.configure_train if what == "train" else strategy.configure_evaluate
+        with (
+            flower.private_random(self.experiment.seed, what, round_number),
+            flower.messages_of(strategy),
+        ):
+            messages = configure(
+                round_number, self.state.parameters, self._config(round_number), grid
+            )
+            if not isinstance(messages, flower.Alike):
+                messages = list(messages)
+        if what == "train":
+            return messages
+        # A client of one row has none to validate on, and no weight in a mean.
+        if isinstance(messages, flower.Alike):
+            nodes = [node for node in messages.nodes if len(splits[node].validation)]
+            return flower.Alike(messages.message, nodes)
+        return [m for m in messages if len(splits[m.metadata.dst_node_id].validation)]
+
     def _config(self, round_number: int) -> ConfigRecord:
         config = ConfigRecord({"server-round": round_number})
         if self.state.buffers:
@@ -306,7 +313,7 @@ class Server:
         """
         self._check_stop()
         timeout = None if everybody else self.experiment.round_timeout_seconds
-        for message in messages:
+        for message in [messages.message] if isinstance(messages, flower.Alike) else messages:
             message.metadata.ttl = LONG_AGO
         if isinstance(grid, ClientGrid):
             grid.waits = functools.partial(self._waits, round_number, time.time())
@@ -413,22 +420,19 @@ class Server:
         self,
         round_number: int,
         split: str,
-        answers: Sequence[tuple[int, int, dict[str, float]]],
+        measures: Mapping[str, Measured],
         strip: str = "",
     ) -> None:
-        """Record each client's measures and their means, weighted by rows, in client order."""
-        sums: dict[str, float] = {}
-        rows_of: dict[str, int] = {}
-        for client, rows, measures in answers:
-            for key, value in measures.items():
-                name = key.removeprefix(strip)
-                self.recorder.metric(round_number, client, split, name, value)
-                sums[name] = sums.get(name, 0.0) + value * rows
-                rows_of[name] = rows_of.get(name, 0) + rows
-        for name, total in sums.items():
-            mean = total / rows_of[name] if rows_of[name] else math.nan
-            self._means[f"{split} {name}"] = mean
-            self.recorder.metric(round_number, ALL_CLIENTS, split, name, mean)
+        """Record each client's measures and their means, weighted by rows."""
+        names = {key: key.removeprefix(strip) for key in measures}
+        for key, of_clients in measures.items():
+            self.recorder.metrics(
+                round_number, of_clients.clients, split, names[key], of_clients.values
+            )
+        for key, of_clients in measures.items():
+            mean = of_clients.mean()
+            self._means[f"{split} {names[key]}"] = mean
+            self.recorder.metric(round_number, ALL_CLIENTS, split, names[key], mean)
 
     def _line(self) -> str:
         """Return the round's means as a line of the log."""
@@ -481,11 +485,6 @@ def _rows(message: Message) -> int:
 
 def _is_abandoned(message: Message) -> bool:
     return message.has_error() and message.error.reason == ABANDONED
-
-
-def _measures(answers: Sequence[Message]) -> list[tuple[int, int, dict[str, float]]]:
-    """Return number, rows and measures of each client that answered, in client order."""
-    return sorted((one for m in _good(answers) for one in measures_of(m)), key=lambda one: one[0])
 
 
 def _shared_measures(answers: Sequence[Message]) -> None:

@@ -50,8 +50,14 @@ MOST_CONVOLVED = {"cpu": 2**19, "cuda": 2**30}
 MOST_CONVOLVED_AS_STEPS = 2**25
 # More clients than this save no more: what is kept of convolutions for the way back, which is much
 # more than their weights, should stay in a core's cache.
-MOST_CONVOLVING = 4
+MOST_CONVOLVING = 8
 PARTS = 4  # a round has so many cohorts at least, for as many threads or workers, if large enough
+# Threads and workers are most often even in number. So are cohorts, as long as they keep this share
+# of the clients that they may have: else some wait for the one that trains a cohort more.
+FULL_ENOUGH = 0.75
+# All that are evaluated have one model, whose size says nothing of how many go together. Twice as
+# many parts as that leave a notebook's threads with a tenth more to do for small models.
+EVALUATED_PARTS = 8
 
 _known: weakref.WeakKeyDictionary[Experiment, dict[str, Engine]] = weakref.WeakKeyDictionary()
 _choosing = threading.RLock()
@@ -73,6 +79,8 @@ class Engine:
         Batches of unequal size are filled up; else those of one size go together.
     layers : Layers
         What was read from the model's ``forward``.
+    measures : bool
+        Rows of several clients are measured as one batch of the model.
     why : str
         Why it is the loop, in words that go on after "since".
     """
@@ -82,6 +90,7 @@ class Engine:
     products: bool = False
     filled: bool = False
     layers: Layers = field(default=Layers(False), compare=False, repr=False)
+    measures: bool = False
     why: str = ""
 
     @property
@@ -91,14 +100,27 @@ class Engine:
             return f"none, since {self.why}"
         how = "products of stacks" if self.products else "torch.func.vmap"
         fill = "filled up" if self.filled else "grouped by size"
-        return f"at most {self.clients} clients in their order, {how}, uneven batches {fill}"
+        told = (
+            f"at most {self.clients} clients in their order, cohorts even in number if they can "
+            f"be, {how}, uneven batches {fill}"
+        )
+        if not self.measures:
+            return told
+        parts, most = EVALUATED_PARTS, MOST_CLIENTS
+        return f"{told}; evaluated as one batch: a part of {parts}, {FEWEST} to {most} clients"
 
-    def blocks(self, experiment: Experiment, clients: Sequence[int]) -> list[list[int]]:
+    def blocks(
+        self, experiment: Experiment, clients: Sequence[int], *, evaluated: bool = False
+    ) -> list[list[int]]:
         """Return clients, sorted, as cohorts: those of one place together, by number.
 
-        All cohorts of a place are as large, or larger by one.
+        All cohorts of a place are as large, or larger by one. Those that are ``evaluated`` may be
+        larger than those that are trained: there is one model for all of their clients.
         """
         dataset, of = experiment.dataset, len(experiment.splits)
+        most = self.clients
+        if evaluated and self.measures:
+            most = min(MOST_CLIENTS, max(FEWEST, -(-len(clients) // EVALUATED_PARTS)))
         at: dict[str, list[int]] = {}
         for client in clients:
             place = dataset.place(client, of)[0] if isinstance(dataset, HomeDataset) else ""
@@ -106,7 +128,7 @@ class Engine:
         return [
             [int(client) for client in part]
             for there in at.values()
-            for part in np.array_split(there, -(-len(there) // self.clients))
+            for part in np.array_split(there, _number_of_cohorts(len(there), most))
         ]
 
 
@@ -141,6 +163,16 @@ def make_stack(experiment: Experiment, engine: Engine, model: nn.Module) -> Stac
     )
 
 
+def _number_of_cohorts(clients: int, most: int) -> int:
+    """Return into how many cohorts clients are divided, with so many in one at most."""
+    fewest = -(-clients // most)
+    for of in (PARTS, 2):
+        even = -(-fewest // of) * of
+        if clients // even >= FULL_ENOUGH * most:
+            return even
+    return fewest
+
+
 def _choose(experiment: Experiment, device: torch.device) -> Engine:
     if experiment.engine == "loop":
         return Engine(why="engine='loop' was asked for")
@@ -163,12 +195,17 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
     if not forced and clients < WORTH_IT:
         count = sum(p.numel() for p in model.parameters())
         return Engine(why=f"its {count} weights keep a core busy by themselves")
+    filled = default and layers.row_by_row and _one_target(experiment)
     engine = Engine(
         "cohort",
         max(clients, 2 if forced else WORTH_IT),
         products=products,
-        filled=default and layers.row_by_row and _one_target(experiment),
+        filled=filled,
         layers=layers,
+        # Metrics of the researcher's own may draw, from a stream of each client.
+        measures=filled
+        and not experiment.own_validation_loop
+        and not (experiment.facts.draws and experiment.own_metrics),
     )
     why = by_one_thread(lambda: _tried(experiment, engine, device, forced))
     return engine if not why else Engine(why=why)

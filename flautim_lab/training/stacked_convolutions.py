@@ -9,14 +9,15 @@ both together are four tenths of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flautim_lab.training.stacked_steps import Drop, Followed, Step, Weighted
+from flautim_lab.training import pairs
+from flautim_lab.training.stacked_steps import Drop, Followed, Weighted, Weightless
 
 __all__ = ["Convolution", "EachRow", "MaxPool2d"]
 
@@ -56,28 +57,20 @@ class Convolution(Weighted):
         ]
         return torch.stack(made), (x, weight)
 
-    def of_weights(self, gradient: Tensor, kept: Any) -> dict[str, Tensor]:
-        """Return the gradients of the weight and the bias."""
-        has_bias = self.bias is not None
-        _, weights, biases = zip(*self._back(gradient, kept, (False, True, has_bias)), strict=True)
-        found = {self.weight: torch.stack(weights)}
-        if self.bias is not None:
-            found[self.bias] = torch.stack(biases)
-        return found
-
-    def backward(self, gradient: Tensor, kept: Any) -> Tensor:
-        """Return the gradient of the inputs."""
-        return torch.stack([x for x, _, _ in self._back(gradient, kept, (True, False, False))])
-
-    def _back(
-        self, gradient: Tensor, kept: Any, wanted: tuple[bool, bool, bool]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return what is wanted of each client: gradients of inputs, weight and bias."""
+    def back(
+        self, gradient: Tensor, kept: Any, *, weights: bool, inputs: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return what is wanted of all clients, by one call of the operator for each of them."""
+        wanted = [inputs, weights, weights and self.bias is not None]
         sizes = [gradient.shape[2]]
-        return [
+        of_clients = [
             _aten.convolution_backward(*of_client, sizes, *self._settings, wanted)
             for of_client in zip(gradient, *kept, strict=True)
         ]
+        of_inputs, *of_weights = zip(*of_clients, strict=True)
+        names = self.weights if weights else ()
+        found = {name: torch.stack(one) for name, one in zip(names, of_weights, strict=False)}
+        return found, torch.stack(of_inputs) if inputs else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class EachRow(Followed):
 
 
 @dataclass(frozen=True)
-class MaxPool2d(Step):
+class MaxPool2d(Weightless):
     """``nn.MaxPool2d`` of windows that do not overlap, with nothing around the image.
 
     The largest number of each line of a window, then of those: so that of equal ones the first
@@ -107,39 +100,60 @@ class MaxPool2d(Step):
         self, x: Tensor, weights: Mapping[str, Tensor], drop: Drop, needed: bool
     ) -> tuple[Tensor, Any]:
         """Return the largest number of each window, and what they were taken from."""
-        lines = self._largest(x, 1)
-        most = self._largest(lines, 0)
-        return most, (x, lines, most)
+        columns = self._parts(x, 1)
+        lines = _largest(columns)
+        rows = self._parts(lines, 0)
+        most = _largest(rows)
+        return most, (x.shape, columns, lines, rows, most)
 
     def backward(self, gradient: Tensor, kept: Any) -> Tensor:
         """Return the gradient of what it was given."""
-        x, lines, most = kept
-        return self._back(x, lines, self._back(lines, most, gradient, 0), 1)
-
-    def _largest(self, x: Tensor, side: int) -> Tensor:
-        first, *others = self._parts(x, side)
-        most = first.clone(memory_format=torch.contiguous_format)
-        for part in others:
-            torch.maximum(most, part, out=most)
-        return most
-
-    def _back(self, x: Tensor, most: Tensor, gradient: Tensor, side: int) -> Tensor:
-        """Return the gradient of ``x`` from that of the largest along one side of the windows."""
-        tiled = most.shape[3 + side] * self.kernel[side] == x.shape[3 + side]
-        made = torch.empty_like(x) if tiled else torch.zeros_like(x)
-        into = self._parts(made, side)
-        left = gradient
-        for part, place in zip(self._parts(x, side)[:-1], into[:-1], strict=True):
-            # Into numbers, ones and zeros, many at a time; a mask would go one by one.
-            own = torch.eq(part.contiguous(), most, out=torch.empty_like(most)).mul_(left)
-            place.copy_(own)
-            left = left - own
-        into[-1].copy_(left)
-        return made
+        shape, columns, lines, rows, most = kept
+        of_lines = self._whole(_shared(gradient, rows, most), lines.shape, 0)
+        return self._whole(_shared(of_lines, columns, lines), shape, 1)
 
     def _parts(self, x: Tensor, side: int) -> list[Tensor]:
         """Return the first of each window along its height (0) or width (1), the second, ..."""
+        if self._in_pairs(x, x.shape, side):
+            return list(pairs.split(x))
+        return self._places(x, side)
+
+    def _whole(self, parts: Sequence[Tensor], shape: torch.Size, side: int) -> Tensor:
+        """Return what such parts are parts of, with zeros for what is in no window."""
+        if self._in_pairs(parts[0], shape, side):
+            return pairs.join(*parts)
+        tiled = parts[0].shape[3 + side] * self.kernel[side] == shape[3 + side]
+        made = parts[0].new_empty(shape) if tiled else parts[0].new_zeros(shape)
+        for place, part in zip(self._places(made, side), parts, strict=True):
+            place.copy_(part)
+        return made
+
+    def _in_pairs(self, x: Tensor, shape: torch.Size, side: int) -> bool:
+        halves = side == 1 and self.kernel[1] == self.stride[1] == 2 and shape[-1] % 2 == 0
+        return halves and pairs.can_be_halved(x)
+
+    def _places(self, x: Tensor, side: int) -> list[Tensor]:
         kernel, stride = self.kernel[side], self.stride[side]
         windows = (x.shape[3 + side] - kernel) // stride + 1
         index = (slice(None),) * (3 + side)
         return [x[*index, at : at + (windows - 1) * stride + 1 : stride] for at in range(kernel)]
+
+
+def _largest(parts: Sequence[Tensor]) -> Tensor:
+    """Return the largest of numbers at the same places."""
+    first, *others = parts
+    most = first if others else first.clone(memory_format=torch.contiguous_format)
+    for part in others:
+        most = torch.maximum(most, part, out=most.new_empty(most.shape))
+    return most
+
+
+def _shared(gradient: Tensor, parts: Sequence[Tensor], most: Tensor) -> list[Tensor]:
+    """Return the gradient of each part, from that of the largest: it goes to the first of those."""
+    found = []
+    for part in parts[:-1]:
+        # Into numbers, ones and zeros, many at a time; a mask would go one by one.
+        own = torch.eq(part.contiguous(), most, out=torch.empty_like(most)).mul_(gradient)
+        found.append(own)
+        gradient = gradient - own
+    return [*found, gradient]

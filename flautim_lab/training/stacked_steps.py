@@ -28,6 +28,7 @@ __all__ = [
     "Step",
     "View",
     "Weighted",
+    "Weightless",
     "losses_of_rows",
 ]
 
@@ -69,13 +70,26 @@ class Step(ABC):
         ``needed`` says whether somebody wants the gradient of ``x``.
         """
 
-    def of_weights(self, gradient: Tensor, kept: Any) -> dict[str, Tensor]:
-        """Return the gradients of its weights."""
-        return {}
+    @abstractmethod
+    def back(
+        self, gradient: Tensor, kept: Any, *, weights: bool, inputs: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the gradients of its weights and of what it was given, where they are wanted."""
+
+
+@dataclass(frozen=True)
+class Weightless(Step):
+    """An operation without weights."""
 
     @abstractmethod
     def backward(self, gradient: Tensor, kept: Any) -> Tensor:
         """Return the gradient of what it was given."""
+
+    def back(
+        self, gradient: Tensor, kept: Any, *, weights: bool, inputs: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the gradient of what it was given, where it is wanted."""
+        return {}, self.backward(gradient, kept) if inputs else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class Weighted(Step):
 
 
 @dataclass(frozen=True)
-class Followed(Step):
+class Followed(Weightless):
     """An operation whose gradient is torch's autograd's, by itself."""
 
     @abstractmethod
@@ -134,30 +148,23 @@ class Linear(Weighted):
         kept = wide, weight, x.shape
         return (made.reshape(*x.shape[:-1], made.shape[-1]) if x.ndim > 3 else made), kept
 
-    def of_weights(self, gradient: Tensor, kept: Any) -> dict[str, Tensor]:
-        """Return the gradients of the weight and the bias."""
-        wide = kept[0]
-        gradient = _flat(gradient)
-        found = {self.weight: torch.bmm(gradient.transpose(1, 2), wide)}
-        if self.bias is not None:
-            found[self.bias] = gradient.sum(1)
-        return found
-
-    def backward(self, gradient: Tensor, kept: Any) -> Tensor:
-        """Return the gradient of the inputs."""
-        _, weight, shape = kept
-        return torch.bmm(_flat(gradient), weight).reshape(shape)
-
-
-def _flat(gradient: Tensor) -> Tensor:
-    """Return a gradient of (clients, ..., out) with one dimension of rows."""
-    if gradient.ndim == 3:
-        return gradient
-    return gradient.reshape(len(gradient), -1, gradient.shape[-1])
+    def back(
+        self, gradient: Tensor, kept: Any, *, weights: bool, inputs: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the gradients of the weight and the bias, and of the inputs."""
+        wide, weight, shape = kept
+        if gradient.ndim > 3:
+            gradient = gradient.reshape(len(gradient), -1, gradient.shape[-1])
+        found = {}
+        if weights:
+            found[self.weight] = torch.bmm(gradient.transpose(1, 2), wide)
+            if self.bias is not None:
+                found[self.bias] = gradient.sum(1)
+        return found, torch.bmm(gradient, weight).reshape(shape) if inputs else None
 
 
 @dataclass(frozen=True)
-class View(Step):
+class View(Weightless):
     """Another shape of each row: a flat one, or the one that is given."""
 
     shape: tuple[int, ...] = (-1,)
@@ -186,7 +193,7 @@ _FROM_RESULT: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Elementwise(Step):
+class Elementwise(Weightless):
     """A function of each number by itself, or of each row's last dimension."""
 
     function: Callable[[Tensor], Tensor]
@@ -284,13 +291,13 @@ class Run:
         # Each step is given one thing, so there is one way back.
         while self._needed[name]:
             step, kept = self._steps[name], self._kept[name]
-            if any(weight in self._wanted for weight in step.weights):
-                for weight, one in step.of_weights(gradient, kept).items():
-                    if weight in self._wanted:
-                        found[weight] = found[weight] + one if weight in found else one
             name = step.source
-            if self._needed[name]:
-                gradient = step.backward(gradient, kept)
+            trained = any(weight in self._wanted for weight in step.weights)
+            own, before = step.back(gradient, kept, weights=trained, inputs=self._needed[name])
+            gradient = gradient if before is None else before
+            for weight, one in own.items():
+                if weight in self._wanted:
+                    found[weight] = found[weight] + one if weight in found else one
         return found
 
 

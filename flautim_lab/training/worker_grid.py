@@ -19,7 +19,7 @@ from flwr.common.constant import ErrorCode
 from flautim_lab.errors import TrainingError
 from flautim_lab.names import count
 from flautim_lab.records.event import WORKER_LOST
-from flautim_lab.training.blocks import Blocks, in_blocks, one_by_one
+from flautim_lab.training.blocks import Asked, Blocks, one_by_one
 from flautim_lab.training.client_grid import ClientGrid, InTurn, Waiting
 from flautim_lab.training.content import pack
 from flautim_lab.training.engine import Refused, SuperLink
@@ -133,9 +133,9 @@ class WorkerGrid(ClientGrid):
             Seconds after which the answers that are there are enough, if they are at least
             ``enough``; what comes later is dropped and logged.
         """
-        waiting = {message.metadata.dst_node_id: message for message in messages}
-        asked = len(waiting)
-        blocks = in_blocks(waiting, self._blocks)
+        questions = Asked(messages)
+        waiting, asked = dict(questions), len(questions)
+        blocks = questions.in_blocks(self._blocks)
         answered: dict[int, Message] = {}
         flights: dict[str, Flight] = {}
         state = Waiting(self.waits, asked, self._enough, timeout)

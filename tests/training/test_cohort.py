@@ -6,6 +6,8 @@ for float32 with optimizers that divide by small numbers, 2e-5 with others.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -27,10 +29,10 @@ CPU = torch.device("cpu")
 CLIENTS = 10
 
 
-def answers(made: lab.Experiment, kind="train", workers=1, mods=(), log=None, **config):
+def answers(made: lab.Experiment, kind="train", workers=1, mods=(), log=None, device=CPU, **config):
     """What all clients answer in round 1, over a grid, with the initial weights."""
     flower.prepare()
-    host = ClientHost(made, CPU)
+    host = ClientHost(made, device)
     model = made.build_model()
     buffers = weights.buffers_to_bytes(weights.buffers_of(model))
     config = ConfigRecord({"server-round": 1, "buffers": buffers, **config})
@@ -41,7 +43,7 @@ def answers(made: lab.Experiment, kind="train", workers=1, mods=(), log=None, **
         clients,
         Deadline(lambda: False),
         workers=workers,
-        blocks=lambda clients: host.engine.blocks(made, clients),
+        blocks=functools.partial(host.engine.blocks, made),
         prepare=host.cohorts.prepare,
         log=log or (lambda _line: None),
     )
@@ -58,11 +60,11 @@ def measures(message):
     return dict(message.content["metrics"])
 
 
-def compare(made: lab.Experiment, tolerance: float, **config) -> None:
-    """Train with both engines; every client's weights and loss must agree."""
-    engine = choose_engine(made, CPU)
-    assert engine.name == "cohort", engine.why
-    ours = answers(made, **config)
+def compare(made: lab.Experiment, tolerance: float, device=CPU, engine="cohort", **config) -> None:
+    """Train with both engines; every client's weights and loss must be those of a CPU's loop."""
+    chosen = choose_engine(made, device)
+    assert chosen.name == engine, chosen.why
+    ours = answers(made, device=device, **config)
     theirs = answers(made.replace(engine="loop"), **config)
     before = {n: p.detach().numpy() for n, p in made.build_model().named_parameters()}
     changed = False

@@ -165,3 +165,65 @@ def test_its_dicts_check_what_is_set_as_before():
     record.metric_records["more"] = MetricRecord({"f1": 0.5})
     assert list(record) == ["metrics", "more"]
     assert record["metrics"] == {"loss": 1.0}
+
+
+class _Sized(_Nodes):
+    def asked(self, strategy, what):
+        configure = getattr(strategy, f"configure_{what}")
+        with flower.private_random(7, what, 1):
+            return configure(1, ArrayRecord(), ConfigRecord(), self)
+
+
+@pytest.mark.parametrize("what", ["train", "evaluate"])
+def test_messages_that_are_made_when_looked_at_are_those_that_flower_makes(what):
+    flower.prepare()
+    grid = _Sized(5)
+    for kind in (strategies.FedAvg, strategies.FedProx, strategies.FedAdam):
+        made = grid.asked(kind(), what)
+        strategy = kind()
+        with flower.messages_of(strategy):
+            alike = grid.asked(strategy, what)
+        assert isinstance(made, list)
+        assert isinstance(alike, flower.Alike)
+        assert len(alike) == len(made) == 5
+        for one, other in zip(alike, made, strict=True):
+            assert one.content is alike.message.content
+            assert one.content == other.content
+            ours, theirs = vars(one.metadata), vars(other.metadata)
+            assert ours | {"_created_at": 0} == theirs | {"_created_at": 0}
+            assert vars(one).keys() == vars(other).keys()
+            assert not one.has_error()
+        assert [m.metadata.dst_node_id for m in alike[1:3]] == alike.nodes[1:3]
+        assert Message(RecordDict(), reply_to=alike[4]).metadata.src_node_id == alike.nodes[4]
+
+
+def test_a_strategy_that_may_change_its_messages_gets_one_for_each():
+    flower.prepare()
+
+    class Own(strategies.FedAvg):
+        def configure_train(self, *asked):
+            messages = super().configure_train(*asked)
+            for message in messages:
+                message.metadata.group_id = "mine"
+            return messages
+
+    around = strategies.DifferentialPrivacyServerSideFixedClipping(strategies.FedAvg(), 1.0, 1.0, 5)
+    bent = strategies.FedAvg()
+    bent.configure_train = Own().configure_train
+    for strategy in (Own(), around, bent):
+        with flower.messages_of(strategy):
+            messages = _Sized(5).asked(strategy, "train")
+        assert isinstance(messages, list)
+    assert {message.metadata.group_id for message in messages} == {"mine"}
+
+
+def test_no_strategy_of_flowers_changes_the_messages_that_it_has_made():
+    for name in dir(strategies):
+        kind = getattr(strategies, name)
+        if inspect.isclass(kind) and issubclass(kind, strategies.FedAvg):
+            for what in ("configure_train", "configure_evaluate"):
+                source = inspect.getsource(getattr(kind, what))
+                last = source.rstrip().splitlines()
+                begin = max(n for n, line in enumerate(last) if line.lstrip().startswith("return"))
+                words = " ".join("".join(last[begin:]).split())
+                assert words.startswith(("return self._construct_messages", "return super()")), name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
+import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -133,7 +135,7 @@ def test_late_clients_are_dropped_once_enough_answered():
     assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2]
     assert lines == ["late after 0.3 s, their work is dropped: clients 3"]
     here.close()
-    assert gone.is_set()  # nobody goes on working for a round that is over
+    assert gone.wait(20)  # nobody goes on working for a round that is over
 
 
 def test_a_round_waits_past_its_time_for_enough_answers():
@@ -172,6 +174,8 @@ def test_what_is_waited_for_is_said_once_and_when_it_is_over(monkeypatch):
 
         here = grid(slow, workers=workers, enough=3)
         said, sent = [], []
+        first = threading.Event()
+        here.taken = lambda _reply, first=first: first.set()
         here.waits, here.sent = said.append, lambda sent=sent: sent.append(1)
         replies = []
         thread = threading.Thread(
@@ -181,6 +185,7 @@ def test_what_is_waited_for_is_said_once_and_when_it_is_over(monkeypatch):
         )
         here.tell()  # nothing is waited for
         thread.start()
+        assert first.wait(20)
         end = time.monotonic() + 20
         while not said and time.monotonic() < end:
             here.tell()
@@ -240,8 +245,11 @@ def test_threads_that_do_not_pay_are_given_up():
     lock = threading.Lock()
 
     def one_at_a_time(message, context, deadline):
-        with lock:
-            time.sleep(0.02)
+        at_once = lock.acquire(blocking=False)
+        if not at_once:
+            lock.acquire()
+        time.sleep(0.01 if at_once else 0.3)
+        lock.release()
         return Message(RecordDict(), reply_to=message)
 
     workers, lines = after_the_trial(one_at_a_time)
@@ -249,9 +257,29 @@ def test_threads_that_do_not_pay_are_given_up():
     assert lines == ["one thread is as fast as several here; clients train in turn"]
 
 
+def sleep_less_beside_others():
+    """Sleep long alone: who is faster is no matter of a moment in which the machine stalls."""
+    time.sleep(0.3 if threading.current_thread() is threading.main_thread() else 0.05)
+
+
 def test_threads_that_pay_are_kept():
     def side_by_side(message, context, deadline):
-        time.sleep(0.1)
+        sleep_less_beside_others()
         return Message(RecordDict(), reply_to=message)
 
     assert after_the_trial(side_by_side) == (2, [])
+
+
+@pytest.mark.parametrize(("seconds", "alone"), [(0.0, 1), (1e6, 0)])
+def test_threads_that_compute_all_the_time_are_not_tried_against_one(monkeypatch, seconds, alone):
+    clock = iter(itertools.count(0.0, seconds))
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+    of_rounds = []
+
+    def told(message, context, deadline):
+        sleep_less_beside_others()
+        of_rounds.append(threading.get_ident())
+        return Message(RecordDict(), reply_to=message)
+
+    assert after_the_trial(told) == (2, [])
+    assert of_rounds.count(threading.get_ident()) == alone * 4

@@ -7,6 +7,8 @@ numbers.
 
 from __future__ import annotations
 
+import functools
+
 import flwr.serverapp.strategy as flower_strategies
 import numpy as np
 import pytest
@@ -68,7 +70,7 @@ def grid_of(made, pools, workers=1):
         len(made.splits),
         Deadline(lambda: False),
         workers=workers,
-        blocks=lambda clients: host.engine.blocks(made, clients),
+        blocks=functools.partial(host.engine.blocks, made),
         prepare=host.cohorts.prepare,
     )
 
@@ -183,17 +185,53 @@ def test_an_evaluation_is_answered_once_a_cohort(kind):
     each = grid_of(made, False).send_and_receive(ask(made, "evaluate")[1])
     got = grid_of(made, True).send_and_receive(ask(made, "evaluate")[1])
     assert [members_of(m.content) for m in got] == [list(range(10)), list(range(10, 20))]
-    alone = [one for message in each for one in measures_of(message)]
-    assert [one for message in got for one in measures_of(message)] == alone
-    rows = sum(count for _, count, _ in alone[:10])
+    alone = measures_of(each)
+    assert measures_of(got) == measures_of(got[::-1]) == alone
+    assert alone["loss"].clients == list(range(20))
+    assert alone["loss"].rows == [len(rows.validation) for rows in made.splits]
+    rows = sum(alone["loss"].rows[:10])
     for message in got:
         take_members(message)
         assert list(message.content) == ["metrics"]
     means = got[0].content["metrics"]
-    assert set(means) == {"num-examples", *alone[0][2]}
+    assert set(means) == {"num-examples", *alone}
     assert means["num-examples"] == rows
-    wanted = sum(count * numbers["loss"] for _, count, numbers in alone[:10]) / rows
+    wanted = np.dot(alone["loss"].values[:10], alone["loss"].rows[:10]) / rows
     assert means["loss"] == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("pools", [True, False])
+@pytest.mark.parametrize("failing", [{3}, set(range(20))])
+def test_who_cannot_be_measured_leaves_the_others_as_they_are(pools, failing):
+    """As a score that needs rows of two classes."""
+    sizes = [len(rows.validation) for rows in validated(lab.Experiment).splits]
+    unlucky = {sizes[client] for client in failing}
+    failing = {client for client, size in enumerate(sizes) if size in unlucky}
+    calls = []
+
+    class Own(lab.Experiment):
+        def metrics(self, outputs, targets):
+            calls.append(len(targets))
+            if len(targets) in unlucky and calls[0] == "begun":
+                raise ValueError("only one class")
+            return {"one": 1.0}
+
+    made = validated(Own)
+    calls[:] = ["begun"]
+    lines = []
+    grid = grid_of(made, pools)
+    grid._log = lines.append
+    got = grid.send_and_receive(ask(made, "evaluate")[1])
+    failed = [m.metadata.src_node_id for m in got if m.has_error()]
+    assert failed == sorted(failing)
+    assert all("only one class" in m.error.reason for m in got if m.has_error())
+    assert len(calls) == 1 + 20 + len(failing)  # nobody else was measured again
+    measured = measures_of(m for m in got if not m.has_error())
+    good = [client for client in range(20) if client not in failing]
+    if good:
+        assert measured["one"].clients == measured["loss"].clients == good
+        assert measured["loss"].rows == [sizes[client] for client in good]
+    assert lines == []
 
 
 @pytest.mark.parametrize("metrics", ["prints", "names by client"])

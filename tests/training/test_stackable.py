@@ -29,6 +29,11 @@ class OwnLoop(lab.Experiment):
         return 1.0
 
 
+class OwnLoss(lab.Experiment):
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
 class OwnOptimizer(lab.Experiment):
     def make_optimizer(self, model):
         return torch.optim.SGD(model.parameters(), lr=0.1)
@@ -179,7 +184,7 @@ def test_a_convolution_that_keeps_a_core_busy_is_no_cohort():
 
     images = torch.utils.data.TensorDataset(torch.randn(60, 1, 28, 28), torch.arange(60) % 10)
     few = engine(LeNet, images, clients=12, batch_size=32)
-    assert (few.name, few.products, few.clients) == ("cohort", True, 4)
+    assert (few.name, few.products, few.clients) == ("cohort", True, 8)
     got = engine(LeNet, images, clients=12, batch_size=256)
     assert got.why == "each batch keeps a core busy by itself"
     assert engine(LeNet, images, clients=12, batch_size=256, engine="cohort").name == "cohort"
@@ -198,7 +203,8 @@ def test_the_plan_says_how():
     plan = make_plan(made, CPU)
     assert plan.engine == "cohort"
     assert plan.cohorts == (
-        "at most 10 clients in their order, products of stacks, uneven batches filled up"
+        "at most 10 clients in their order, cohorts even in number if they can be, products of "
+        "stacks, uneven batches filled up; evaluated as one batch: a part of 8, 10 to 128 clients"
     )
     assert plan == make_plan(made.replace(), CPU)
     other = make_plan(made.replace(engine="loop"), CPU)
@@ -213,6 +219,35 @@ def test_cohorts_are_of_like_size_and_those_of_one_place_together():
     assert cohort.blocks(made, [0, 2, 3, 5, 7, 8]) == [[0, 2, 3], [5, 7, 8]]
     assert Engine().blocks(made, [1, 4]) == [[1], [4]]
     assert cohort.blocks(made, []) == []
+    # As many on each of two threads, or four, if that leaves them three quarters full.
+    sizes = [
+        [len(block) for block in Engine("cohort", clients=most).blocks(made, range(number))]
+        for most, number in ((4, 17), (4, 18), (4, 50), (20, 100), (128, 1000), (128, 10_000))
+    ]
+    assert sizes[0] == [4, 4, 3, 3, 3]
+    assert sizes[1] == [3] * 6
+    assert sizes[2] == [4] * 2 + [3] * 14
+    assert sizes[3] == [17] * 4 + [16] * 2
+    assert sizes[4] == [125] * 8
+    assert sizes[5] == [125] * 80
+
+
+def test_more_are_evaluated_than_trained_together():
+    made = lab.Experiment(tensors(3000), Net, clients=1000)
+    trained = Engine("cohort", clients=10)
+    assert [len(b) for b in trained.blocks(made, range(1000), evaluated=True)] == [10] * 100
+    together = Engine("cohort", clients=10, measures=True)
+    assert [len(b) for b in together.blocks(made, range(1000))] == [10] * 100
+    blocks = [len(b) for b in together.blocks(made, range(1000), evaluated=True)]
+    assert blocks == [125] * 8
+    assert [len(b) for b in together.blocks(made, range(200), evaluated=True)] == [25] * 8
+    assert [len(b) for b in together.blocks(made, range(30), evaluated=True)] == [10] * 3
+    assert engine(dataset=tensors(1000), clients=100, validation=0.2).measures
+    assert not engine(cls=OwnLoss, dataset=tensors(1000), clients=100, validation=0.2).measures
+
+
+def test_cohorts_of_homes_hold_clients_of_one_alone():
+    cohort = Engine("cohort", clients=4)
     home = lab.HomeDataset(
         iris_frame(), target="species", homes={"a": "1.csv", "b": "2.csv", "c": "3.csv"}
     )

@@ -87,6 +87,25 @@ def test_pooling(pool, sizes):
     compare(of_each_client(make), numbers(CLIENTS, ROWS, 2, 9, 11))
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 8), (6, 9), (2, 2)])
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pooling_has_the_bits_of_torch(height, width, sizes, dtype):
+    """Whole numbers, of which many are equal."""
+    if height < sizes[0] or width < sizes[1]:
+        sizes = (2, 2)
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randint(-2, 2, (CLIENTS, ROWS, 3, height, width), generator=draw).to(dtype)
+    x.requires_grad_()
+    theirs = F.max_pool2d(x.flatten(0, 1), sizes)
+    gradient = torch.randn(theirs.shape, generator=draw, dtype=dtype)
+    theirs.backward(gradient)
+    step = MaxPool2d("pool", "", sizes, sizes)
+    ours, kept = step.forward(x.detach(), {}, never, True)
+    assert torch.equal(ours.flatten(0, 1), theirs)
+    assert torch.equal(step.backward(gradient.view(ours.shape), kept), x.grad)
+
+
 def test_of_equal_numbers_the_first_one_gets_the_gradient():
     """As in an image with an empty background, or after a ReLU."""
 

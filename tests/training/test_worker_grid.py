@@ -244,15 +244,16 @@ def test_a_worker_that_is_cut_off_forgets_its_work_and_gets_it_again(fleet):
 
 def test_a_client_may_train_longer_than_a_silence_takes_to_mean_death(fleet, monkeypatch):
     monkeypatch.setattr("flwr.superlink.servicer.fleet.fleet_handlers.HEARTBEAT_MIN_INTERVAL", 0.1)
-    monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.5)  # lost after twice as long
+    monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 1.5)  # lost after twice as long
     monkeypatch.setattr("flautim_lab.training.worker.PULSE_SECONDS", 0.1)
-    here = fleet(echo_app(delay=2.0), 1, 1)
-    threading.Timer(15, here.stopped.set).start()  # else it would be sent again for ever
+    here = fleet(echo_app(delay=4.0), 1, 1)
+    threading.Timer(40, here.stopped.set).start()  # else it would be sent again for ever
     assert numbers(here.grid.send_and_receive(ask([0]))) == [0]
     assert here.lines == []
 
 
-def test_what_a_worker_used_comes_with_its_answers(fleet):
+def test_what_a_worker_used_comes_with_its_answers(fleet, monkeypatch):
+    monkeypatch.setattr(worker_grid, "SHORT_SECONDS", 60.0)  # whatever a stall makes of 0.1 s
     here = fleet(echo_app(delay=0.1), 4, 1)
     used, sent = [], []
     here.grid.used = lambda slot, resources: used.append((slot, resources))
