@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgresql import new_database, postgresql  # noqa: F401 - fixtures
 
@@ -37,6 +38,11 @@ LONGEST = (
     "training/test_worker_pool.py",
     "service/test_owners.py",
 )
+
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 @pytest.hookimpl(trylast=True)

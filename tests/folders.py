@@ -149,7 +149,8 @@ class Folders:
         found = list(self.processes.values())
         mine = {process.pid for process in found}
         for path in self.root.glob("*.pid"):
-            with contextlib.suppress(psutil.NoSuchProcess):
+            # One that ends takes its file away.
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ValueError):
                 if int(path.read_text()) not in mine:
                     found.append(psutil.Process(int(path.read_text())))
         return [process for process in found if process.is_running()]

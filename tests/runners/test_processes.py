@@ -91,7 +91,7 @@ def nothing_is_left(run):
 
 
 def test_killed_one_after_another_it_ends_with_the_kernels_bits(started):
-    made = experiment(Talking, rounds=14, clients=5, strategy="FedAdam")
+    made = experiment(Talking, rounds=40, clients=5, strategy="FedAdam")
     expected = lab.run(made).wait()
     run = started(made)
     processes = Processes(run.folder)
@@ -110,14 +110,14 @@ def test_killed_one_after_another_it_ends_with_the_kernels_bits(started):
         printed = [line[20:] for line in run.logs(number).splitlines() if "PRINT" in line]
         here = [line[20:] for line in expected.logs(number).splitlines() if "PRINT" in line]
         assert printed == here
-        assert f"round 14 client {number} PRINT 16 rows" in printed
+        assert f"round 40 client {number} PRINT 16 rows" in printed
     assert run.predict(made.dataset.features).equal(expected.predict(made.dataset.features))
     nothing_is_left(run)
 
 
 def test_everything_killed_at_once_is_interrupted_and_goes_on_when_resumed(started, monkeypatch):
     monkeypatch.setattr("flautim_lab.records.process.DETACHED_SILENCE_SECONDS", 2.0)
-    made = experiment(DropoutNet, rounds=10, clients=3)
+    made = experiment(DropoutNet, rounds=40, clients=3)
     expected = lab.run(made).wait()
     run = started(made)
     wait_for(lambda: run.round >= 2, "two rounds")

@@ -144,7 +144,8 @@ def test_what_an_experiment_will_cost(catalog):
     ],
 )
 def test_code_that_does_harm_does_it_to_its_own_process(catalog, monkeypatch, line, said):
-    monkeypatch.setattr("flautim_lab.runners.check.LIMIT_SECONDS", 8.0)
+    if line.startswith("while"):  # the others answer by themselves
+        monkeypatch.setattr("flautim_lab.runners.check.LIMIT_SECONDS", 8.0)
     version = save(catalog)
     data = catalog.dataset(version.dataset).latest
     net = dataclasses.replace(catalog.model(version.model), source=f"{NET}\n{line}\n")

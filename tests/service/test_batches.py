@@ -294,7 +294,7 @@ def kernel(ask, hub, cluster, monkeypatch, tmp_path):  # noqa: F811
 
     monkeypatch.setattr(hub_place.HubPlace, "_ask", asked)
     monkeypatch.setattr(hub_place, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(hub_place, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(hub_place, "AWAY_SECONDS", 20)
     monkeypatch.setattr("flautim_lab.runners.rerun.on_cluster.LOOK_SECONDS", 0.02)
     monkeypatch.setenv("FLAUTIM_LAB_SERVICE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("FLAUTIM_LAB_INSTITUTION", "ufmg")

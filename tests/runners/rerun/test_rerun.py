@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import json
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ import flautim_lab as lab
 from flautim_lab.cli import main
 from flautim_lab.errors import NotebookError, UsageError
 from flautim_lab.records.store import Records
+from flautim_lab.runners.rerun.schedule import Going, Schedule
 from flautim_lab.runners.stamp import read_stamp
 from tests.federations import hear_interrupts
 
@@ -157,8 +160,16 @@ def test_a_grid_over_seeds(tmp_path: Path) -> None:
 
 @pytest.mark.measures_children
 def test_whatever_goes_wrong_in_a_point_is_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    is_late = Schedule._is_late
+
+    def sleeps_in_its_last_cell(self: Schedule, going: Going) -> bool:
+        """Kernels that begin slowly are no matter of this test."""
+        there = going.task.point.get("kind") == "sleeps" and going.cell == going.cells > 0
+        return there and is_late(self, going)
+
+    monkeypatch.setattr(Schedule, "_is_late", sleeps_in_its_last_cell)
     path = write(tmp_path / "a.ipynb", "kind = 'fine'\nstatus = 0", TROUBLE, KINDS)
     out = tmp_path / "out"
     kinds = ["sleeps", "fine", "fails", "killed", "orphan", "handless", "twice"]
@@ -235,6 +246,12 @@ def test_killed_in_the_middle_and_begun_again(tmp_path: Path) -> None:
     assert len(list((out / "points").iterdir())) == 5
 
 
+def read_all(terminal: int, into: list[bytes]) -> None:
+    with contextlib.suppress(OSError):  # nobody is at its other end any more
+        while read := os.read(terminal, 1 << 16):
+            into.append(read)
+
+
 def test_ctrl_c_at_a_terminal(tmp_path: Path) -> None:
     mark, out = tmp_path / "started", tmp_path / "out"
     sleep = f"print('kept', flush=True); open({str(mark)!r}, 'w').close(); time.sleep(120)"
@@ -246,9 +263,11 @@ def test_ctrl_c_at_a_terminal(tmp_path: Path) -> None:
         [*command, "-o", str(out)], stderr=theirs, preexec_fn=hear_interrupts
     )
     os.close(theirs)
-    shown = b""
+    shown: list[bytes] = []
+    # Read all the time: a terminal holds a few thousand bytes and lets nobody write more.
+    reader = threading.Thread(target=read_all, args=(ours, shown))
+    reader.start()
     try:
-        os.set_blocking(ours, False)
         wait_until(mark.exists, process)
         children = psutil.Process(process.pid).children(recursive=True)
         # Meanwhile nobody else works there.
@@ -258,11 +277,12 @@ def test_ctrl_c_at_a_terminal(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         assert psutil.wait_procs(children, timeout=5)[1] == []
-        shown = os.read(ours, 1 << 16)
     finally:
         process.kill()
+        process.wait()
+        reader.join()
         os.close(ours)
-    text = shown.decode()
+    text = b"".join(shown).decode()
     assert "0 of 2 points" in text
     assert "n=1" in text
     assert "cell 4 of 4" in text
