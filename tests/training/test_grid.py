@@ -130,7 +130,7 @@ def test_late_clients_are_dropped_once_enough_answered():
                 gone.set()
         return echo(message, context, deadline)
 
-    here = grid(slow, workers=4, enough=2, log=lines.append)
+    here = grid(slow, workers=4, enough=3, log=lines.append)
     replies = here.send_and_receive(ask(range(4)), timeout=0.3)
     assert [reply.metadata.src_node_id for reply in replies] == [0, 1, 2]
     assert lines == ["late after 0.3 s, their work is dropped: clients 3"]

@@ -113,13 +113,37 @@ def test_workers_and_the_kernel_give_the_same_bits(strategy, fleet):
     assert same(expected, server.state_dict())
 
 
-def echo_app(delay=0.0, fails=()):
+class Gate:
+    """Where clients wait until they are let through, all of them and for good."""
+
+    def __init__(self):
+        self.waiting, self.open = threading.Semaphore(0), threading.Event()
+
+    def once_they_wait(self, clients, action):
+        """Act in a thread of its own as soon as so many clients wait, then open."""
+
+        def act():
+            for _ in range(clients):
+                assert self.waiting.acquire(timeout=20)
+            action()
+            self.open.set()
+
+        threading.Thread(target=act, daemon=True).start()
+
+    def wait(self):
+        self.waiting.release()
+        self.open.wait(20)
+
+
+def echo_app(delay=0.0, fails=(), gate=None):
     app = ClientApp()
 
     @app.train()
     def train(message, context):
         client = context.node_config["partition-id"]
         time.sleep(delay)
+        if gate is not None:
+            gate.wait()
         if client in fails:
             raise ValueError(f"client {client} is broken")
         return Message(RecordDict({"m": MetricRecord({"client": client})}), reply_to=message)
@@ -176,10 +200,10 @@ def test_a_worker_is_sent_the_weights_once_a_round(fleet, monkeypatch):
 
 
 def test_a_lost_workers_clients_go_to_another_and_are_asked_again(fleet):
-    here = fleet(echo_app(delay=0.2), 6, 2)
-    while len(here.link.online()) < 2:
-        time.sleep(0.02)
-    threading.Timer(0.1, here.lose, args=(1,)).start()
+    gate = Gate()
+    here = fleet(echo_app(gate=gate), 6, 2)
+    until(lambda: len(here.link.online()) == 2)
+    gate.once_they_wait(2, lambda: here.lose(1))
     replies = here.grid.send_and_receive(ask(range(6)))
     assert numbers(replies) == list(range(6))
     assert any(line.startswith("a worker was lost; the work of") for line in here.lines)
@@ -188,15 +212,21 @@ def test_a_lost_workers_clients_go_to_another_and_are_asked_again(fleet):
 
 def test_all_workers_lost_is_said_and_a_new_one_goes_on(fleet, monkeypatch):
     monkeypatch.setattr("flautim_lab.training.client_grid.WAIT_SECONDS", 0.3)
-    said = []
-    here = fleet(echo_app(delay=0.1), 4, 1)
-    threading.Timer(0.2, here.lose, args=(0,)).start()
-    threading.Timer(1.5, here.start, args=(0,)).start()
+    said, gate = [], Gate()
+    alone = "answered (none of 1 worker is connected)"
+    here = fleet(echo_app(gate=gate), 4, 1)
     here.grid.waits = said.append
+
+    def lose_and_start():
+        here.lose(0)
+        until(lambda: any(alone in sentence for sentence in said))
+        here.start(0)
+
+    gate.once_they_wait(1, lose_and_start)
     assert numbers(here.grid.send_and_receive(ask(range(4)))) == list(range(4))
     assert said[-1] == ""  # it waits no more
     assert all(sentence.startswith("waiting for client ") for sentence in said[:-1])
-    assert any("answered (none of 1 worker is connected)" in sentence for sentence in said)
+    assert any(alone in sentence for sentence in said)
 
 
 def until(condition, seconds=20):
@@ -307,9 +337,17 @@ def test_late_clients_are_dropped_once_enough_answered(fleet):
 
 
 def test_a_stop_ends_the_waiting(fleet):
-    here = fleet(echo_app(delay=0.2), 4, 1)
-    threading.Timer(0.3, here.stopped.set).start()
-    assert len(here.grid.send_and_receive(ask(range(4)))) < 4
+    gate = Gate()
+    here = fleet(echo_app(gate=gate), 4, 1)
+    waited = []
+
+    def stop():
+        here.stopped.set()
+        until(lambda: waited)  # the clients are at work all that time
+
+    gate.once_they_wait(1, stop)
+    assert here.grid.send_and_receive(ask(range(4))) == []
+    waited.append(True)
 
 
 def test_a_worker_without_a_server_gives_up(tmp_path):
