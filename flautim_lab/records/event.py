@@ -221,8 +221,8 @@ def metric_rows(run_id: str, many: MetricEvents) -> list[tuple[Any, ...]]:
     split, name = storable(many.split), storable(many.name)
     return [
         (run_id, seq, when, "metric", number, int(client), split, name, *_stored(value), "")
-        for seq, client, value in zip(
-            itertools.count(int(many.seq)), many.clients, many.values, strict=False
+        for seq, (client, value) in enumerate(
+            zip(many.clients, many.values, strict=True), int(many.seq)
         )
     ]
 

@@ -77,13 +77,13 @@ class Recorder:
         values: Sequence[float],
     ) -> None:
         """Record the measured value of each of some clients, as :meth:`metric` does."""
-        when = _now()
+        when, clients, values = _now(), tuple(clients), tuple(map(float, values))
+        if len(clients) != len(values):
+            raise ValueError(f"{len(values)} values of {name!r} for {len(clients)} clients")
         with self._adding:
             self._check_open()
             first = self._last_seq + 1
-            self._events.append(
-                MetricEvents(first, when, round, tuple(clients), split, name, tuple(values))
-            )
+            self._events.append(MetricEvents(first, when, round, clients, split, name, values))
             self._last_seq += len(clients)
             self._begin_waiting()
 

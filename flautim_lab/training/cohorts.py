@@ -26,7 +26,7 @@ from flautim_lab.experiment.streams import stream, stream_seeds
 from flautim_lab.training import pooling, weights
 from flautim_lab.training.cohort import Stack, Trained
 from flautim_lab.training.content import arrays_in, config_in
-from flautim_lab.training.fitting import Room
+from flautim_lab.training.fitting import Room, joined
 from flautim_lab.training.printed import printed_here
 from flautim_lab.training.stackable import Engine, make_stack
 from flautim_lab.training.stacked_batches import Member
@@ -94,7 +94,8 @@ class Cohorts:
         self._known: OrderedDict[tuple[str, tuple[int, ...]], Pool] = OrderedDict()
         self._most_known = 2 * len(host.experiment.splits)  # clients: each with its two splits
         self._own = threading.local()
-        self._room = Room()
+        self._train_room = Room("clients", "trained")
+        self._rows_room = Room("rows", "evaluated")
 
     def take(self, client: int, message: Message) -> Ready | None:
         """Return what lies ready for a message to a client, once; None if nothing does."""
@@ -162,7 +163,7 @@ class Cohorts:
                 check=lambda place: self._check(own[place]),
             )
 
-        trained = self._room.train(len(clients), train)
+        trained = joined(self._train_room.in_parts(len(clients), train))
         host.times.of_that_on("data", trained.data_seconds)
         counts = [len(own) for own in rows]
         if self._pools:
@@ -277,10 +278,11 @@ class Cohorts:
         model, _ = self._stack()  # not a copy of its own, which would take longer than all else
         self._load(model, content)
         with self._host.times.spent_on("data"):
-            (x, y), rows = self._pool(clients, config, "validation")
+            pool, rows = self._pool(clients, config, "validation")
         counts = [len(own) for own in rows]
-        outputs, targets = self._outputs(model, x, y, torch.cat(rows), clients[0])
-        columns, found = self._measured(outputs, targets, counts)
+        of_rows, outputs = self._rows_measured(model, pool, torch.cat(rows), clients[0])
+        columns = _means(of_rows, counts)
+        found = self._own_measures(*outputs, counts) if outputs is not None else []
         own = [one for one in found if one is not None]
         if len(own) < len(found):  # the others are asked one by one, and say what went wrong
             there = [place for place, one in enumerate(found) if one is not None]
@@ -300,54 +302,70 @@ class Cohorts:
             made[client] = Ready(content, measures | more, count, printed=text)
         return made, None
 
-    def _outputs(
-        self, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor, first: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the model's outputs for rows of the pool, and their targets."""
+    def _rows_measured(
+        self, model: nn.Module, pool: tuple[Tensor, Tensor], rows: Tensor, first: int
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+        """Return measures by name, of each row of the pool that is asked for.
+
+        And the model's outputs for them with their targets, where the researcher's own metrics are
+        to see them; else no more of them is held than is computed at once.
+        """
+        experiment, (x, y) = self._host.experiment, pool
         rows = rows.to(y.device)
-        size = max(EVALUATION_ROWS, min(EVALUATION_NUMBERS // max(x[:1].numel(), 1), len(rows)))
-        found: list[Tensor] = []
+        keeps = bool(experiment.own_metrics and experiment.measured)
+
+        def measured(part: slice) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+            self._check(first)
+            outputs = model(x.index_select(0, rows[part]))
+            targets = y.index_select(0, rows[part])
+            values = {"loss": loops.row_losses(outputs, targets, experiment.task).double()}
+            if experiment.measured and not keeps:
+                values |= loops.default_metrics_of_rows(outputs, targets, experiment.task)
+            values = {name: of_rows.reshape(-1).cpu() for name, of_rows in values.items()}
+            return values, (outputs, targets) if keeps else None
+
+        most = max(EVALUATION_ROWS, EVALUATION_NUMBERS // max(x[:1].numel(), 1))
         model.eval()
         try:
             with torch.no_grad():
-                for part in torch.split(rows, size):
-                    self._check(first)
-                    found.append(model(x.index_select(0, part)))
+                parts = self._rows_room.in_parts(len(rows), measured, most)
         finally:
             model.train()
-        return torch.cat(found), y.index_select(0, rows)
+        columns = {name: torch.cat([values[name] for values, _ in parts]) for name in parts[0][0]}
+        seen = [each for _, each in parts if each is not None]
+        if not seen:
+            return columns, None
+        outputs, targets = zip(*seen, strict=True)
+        return columns, (torch.cat(outputs), torch.cat(targets))
 
-    def _measured(
+    def _own_measures(
         self, outputs: Tensor, targets: Tensor, counts: Sequence[int]
-    ) -> tuple[dict[str, list[float]], list[tuple[dict[str, float], str] | None]]:
-        """Return measures by name, of each client, and what metrics of the researcher's own say.
+    ) -> list[tuple[dict[str, float], str] | None]:
+        """Return what metrics of the researcher's own say of each client, and what they printed.
 
-        The latter are measures and what was printed, of each client, whose names may be others, and
-        None for a client with which they fail; the list is empty where the metrics are ours.
+        Their names may be others from client to client; None where they fail.
         """
-        experiment = self._host.experiment
         own: list[tuple[dict[str, float], str] | None] = []
-        with torch.no_grad():
-            values = {"loss": loops.row_losses(outputs, targets, experiment.task).double()}
-            if experiment.own_metrics and experiment.measured:
-                parts = zip(
-                    *(torch.split(whole, list(counts)) for whole in (outputs, targets)), strict=True
-                )
-                for part in parts:
-                    with printed_here() as printed:
-                        try:
-                            measures = loops.measured(experiment, *part)
-                        except Exception:  # noqa: BLE001 - it fails again where it is told
-                            measures = None
-                    own.append(None if measures is None else (measures, printed.text))
-            elif experiment.measured:
-                values |= loops.default_metrics_of_rows(outputs, targets, experiment.task)
-        begins = np.cumsum([0, *counts[:-1]])
-        columns = {
-            name: (np.add.reduceat(of_rows.reshape(-1).cpu().numpy(), begins) / counts).tolist()
-            for name, of_rows in values.items()
-        }
-        return columns, own
+        parts = zip(
+            *(torch.split(whole, list(counts)) for whole in (outputs, targets)), strict=True
+        )
+        for part in parts:
+            with torch.no_grad(), printed_here() as printed:
+                try:
+                    measures = loops.measured(self._host.experiment, *part)
+                except Exception:  # noqa: BLE001 - it fails again where it is told
+                    measures = None
+            own.append(None if measures is None else (measures, printed.text))
+        return own
+
+
+def _means(of_rows: Mapping[str, Tensor], counts: Sequence[int]) -> dict[str, list[float]]:
+    """Return the mean of each measure over the rows of each client, by name."""
+    begins = np.cumsum([0, *counts[:-1]])
+    return {
+        name: (np.add.reduceat(values.numpy(), begins) / counts).tolist()
+        for name, values in of_rows.items()
+    }
 
 
 def _pooled(data: Sequence[ClientData], split: str) -> tuple[Pool, bool]:

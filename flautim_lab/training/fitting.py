@@ -1,74 +1,88 @@
-"""Cohorts that a device's memory has room for: one too many is trained in halves."""
+"""What a device's memory has room for at once: clients of a cohort or rows, halved if too many."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from flwr.supercore.logger import FLOWER_LOGGER
 
 from flautim_lab.errors import TrainingError
+from flautim_lab.training import flower
 from flautim_lab.training.cohort import Trained
 
-__all__ = ["Room"]
+__all__ = ["Room", "joined"]
+
+T = TypeVar("T")
 
 
 class Room:
-    """How many clients a device's memory has room for, for all threads of a process."""
+    """How many of something a device's memory has room for, for all threads of a process.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    what : str
+        Such as "clients".
+    done : str
+        What happens to them together, such as "trained".
+    """
+
+    def __init__(self, what: str, done: str) -> None:
+        self._what, self._done = what, done
         self._lock = threading.Lock()
         self._most: int | None = None  # that have gone together; None until some have not
 
-    def train(self, clients: int, train: Callable[[slice], Trained]) -> Trained:
-        """Train a cohort, fewer of its clients at once where memory runs out.
+    def in_parts(self, number: int, work: Callable[[slice], T], most: int | None = None) -> list[T]:
+        """Do work, on fewer at once where memory runs out, and return what came of each part.
 
-        What a client learns is the same but for rounding: clients know nothing of each other.
+        What comes of one is the same but for rounding: they know nothing of each other.
 
         Parameters
         ----------
-        clients : int
-            How many they are.
-        train : callable
-            Trains those at some places of the cohort from the beginning.
+        number : int
+            Of how many.
+        work : callable
+            Does those at some places, from the beginning.
+        most : int, optional
+            How many at once, however much room there is; all of them by default.
 
         Raises
         ------
         torch.OutOfMemoryError
             If there is no room for one by itself.
         """
-        found: list[Trained] = []
+        found: list[T] = []
         first = 0
-        while first < clients:
-            most = clients if self._most is None else self._most
-            part = slice(first, min(first + most, clients))
-            number = part.stop - first
+        while first < number:
+            at_once = min(each for each in (number, most, self._most) if each is not None)
+            part = slice(first, min(first + at_once, number))
+            tried = part.stop - first
             try:
-                found.append(train(part))
+                found.append(work(part))
             except torch.OutOfMemoryError:
-                if number == 1:
+                if tried == 1:
                     raise
             else:
                 first = part.stop
                 continue
             # Here, where the error no longer holds what was computed.
-            self._halve(number)
-        return found[0] if len(found) == 1 else _joined(found)
+            self._halve(tried)
+        return found
 
-    def _halve(self, clients: int) -> None:
+    def _halve(self, number: int) -> None:
         """Take in that so many were too many."""
         with self._lock:
-            half = -(-clients // 2)
+            half = -(-number // 2)
             if self._most is None or half < self._most:
                 self._most = half
-                FLOWER_LOGGER.warning(  # in the kernel that is the run's log, else the worker's
-                    f"the device's memory has no room for {clients} clients at once; from here on "
-                    f"at most {half} are trained together"
+                flower.say(
+                    f"the device's memory has no room for {number} {self._what} at once; from here "
+                    f"on at most {half} are {self._done} together"
                 )
 
 
-def _joined(parts: Sequence[Trained]) -> Trained:
+def joined(parts: Sequence[Trained]) -> Trained:
     """Return what became of several parts as that of one cohort."""
     failures: dict[int, TrainingError] = {}
     first = 0

@@ -222,6 +222,15 @@ def messages_of(strategy: Strategy) -> Iterator[None]:
         _asking.reset(token)
 
 
+def say(line: str) -> None:
+    """Write a line of ours to the log of the run that this is part of, or of this process."""
+    write = _log.get()
+    if write is None:
+        FLOWER_LOGGER.warning(line)
+    else:
+        write(line)
+
+
 @contextlib.contextmanager
 def log_to(write: Callable[[str], None]) -> Iterator[None]:
     """Send what Flower logs in this thread to ``write`` (warnings and errors only)."""

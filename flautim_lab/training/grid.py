@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 # without: below it, Python's interpreter lock, or the way between processes, eats what the second
 # core gives.
 WORTH_IT = 0.9
-# Threads that were at work for this share of a round are kept at once: they were not in each
-# other's way, and a round with one of them would be a slow one.
+# Threads that were on a core for this share of a round are kept at once: they did not wait for
+# each other, and a round with one of them would most likely be a slow one. What they do to each
+# other on the cores themselves (one that is two by name, memory) is not seen.
 AT_WORK = 0.75
 LOOK_SECONDS = 0.25
 GOODBYE_SECONDS = 2.0
@@ -97,7 +98,7 @@ class LocalGrid(ClientGrid):
         Shared with the host of the clients.
     workers : int or "auto"
         Threads that answer at once. ``auto`` tries all cores and keeps them where they compute
-        nearly all the time, or else if a round with one alone takes longer. The numbers do not
+        for most of it, or else if a round with one alone takes longer. The numbers do not
         depend on it.
     enough : int
         How few answers end a round once its time is up.

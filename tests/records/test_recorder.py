@@ -111,6 +111,17 @@ def test_a_run_that_is_not_there_is_one_sentence(records: Records) -> None:
     assert str(refused.value) == "no run named 'r2'; choose one of: r1"
 
 
+def test_values_are_as_many_as_the_clients_and_numbers(
+    records: Records, recorder: Recorder
+) -> None:
+    for values in ([0.1], [0.1, 0.2, 0.3], [0.1, "much"]):
+        with pytest.raises(ValueError, match=r"values of 'loss' for 2 clients|much"):
+            recorder.metrics(1, [0, 1], "train", "loss", values)  # type: ignore[arg-type]
+    recorder.metrics(1, [0, 1], "train", "loss", [0.1, 0.2])
+    recorder.close()
+    assert [seq for seq, _ in stored(records)] == [1, 2]
+
+
 def test_numbers_are_given_once_whatever_thread_asks(records: Records, recorder: Recorder) -> None:
     def train(client: int) -> None:
         for round_number in range(1, 51):

@@ -158,7 +158,8 @@ def uneven(kind: str, dtype=torch.float32, **settings) -> lab.Experiment:
 @pytest.mark.parametrize("kind", bodies())
 def test_every_layer(kind):
     compare(uneven(kind, torch.float64), 1e-9)
-    compare(uneven(kind), 2e-4)
+    # Steps so large that a change is thousands of the spacings between a weight's float32 numbers.
+    compare(uneven(kind, lr=0.5), 2e-4)
     products = {"linear", "no bias", "activations", "dropout", "convolution", "sequence"}
     assert choose_engine(uneven(kind), CPU).products == (kind in products)
 

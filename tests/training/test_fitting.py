@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import flautim_lab as lab
+from flautim_lab.experiment import loops
 from flautim_lab.training.cohort import Stack
 from flautim_lab.training.stackable import choose_engine
 from tests.federations import Net, experiment, iris
@@ -63,6 +64,7 @@ def test_how_many_fit_is_found_once_in_a_run_and_said(tried):
     assert sum(size > 6 for size in sizes) == 1
     said = [line for line in run.logs().splitlines() if "has no room" in line]
     assert len(said) == 1
+    assert "Flower" not in said[0]  # it is ours
     assert said[0].endswith(
         "the device's memory has no room for 12 clients at once; from here on at most 6 are "
         "trained together"
@@ -81,3 +83,29 @@ def test_without_room_for_one_the_loop_trains_them(tried):
         for name, value in learned(other).items():
             assert (learned(mine)[name] == value).all()
     assert any("no memory for 1 clients" in line for line in lines)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_are_evaluated_in_parts(monkeypatch, own):
+    class Measured(lab.Experiment):
+        def metrics(self, outputs, targets):
+            return {"sum": outputs.sum()}
+
+    made = experiment(Net, iris(), Measured if own else lab.Experiment, clients=10)
+    whole = answers(made, kind="evaluate")
+    sizes, row_losses = [], loops.row_losses
+
+    def limited(outputs, targets, task):
+        sizes.append(len(outputs))
+        if len(outputs) > 20:
+            raise torch.OutOfMemoryError(f"no memory for {len(outputs)} rows")
+        return row_losses(outputs, targets, task)
+
+    monkeypatch.setattr(loops, "row_losses", limited)
+    lines = []
+    parts = answers(made, kind="evaluate", log=lines.append)
+    assert max(sizes) > 20
+    assert lines[-1].startswith("the device's memory has no room for ")
+    assert lines[-1].endswith(" are evaluated together")
+    for mine, other in zip(parts, whole, strict=True):
+        assert measures(mine) == pytest.approx(measures(other), rel=1e-6)
