@@ -23,6 +23,7 @@ from flautim_lab.errors import ClusterError
 from flautim_lab.pods import access, manifests
 from flautim_lab.pods.follow import INDEX_LABEL, NOT_MADE, Follower
 from flautim_lab.pods.found import FoundRun, find_runs
+from flautim_lab.pods.kubeconfig import new_client
 from flautim_lab.pods.manifests import RUN_LABEL, SERVER, WORKER, RunPods
 from flautim_lab.pods.namespaces import Namespaces
 from flautim_lab.pods.refusals import Unreachable, refusals
@@ -59,9 +60,9 @@ class Api:
                 )
             chosen = active if context is None else contexts[names.index(context)]
             self.namespace = chosen["context"].get("namespace", "default")
-            self._client = config.new_client_from_config(context=context)
+            self._client = new_client(context)
             # A port-forward changes its client while it connects; nobody else may use that one.
-            self._forwarding = config.new_client_from_config(context=context)
+            self._forwarding = new_client(context)
         except config.ConfigException as error:
             raise ClusterError(
                 f"no Kubernetes cluster is configured here ({error}); set KUBECONFIG to the file "
