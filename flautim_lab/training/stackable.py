@@ -45,12 +45,14 @@ WORTH_IT = 4  # clients; a cohort of fewer saves nothing
 # torch.func.vmap a stack of convolutions is a grouped one, which is slower than as many plain ones.
 MOST_WORK = {"cpu": 2**22, "cuda": 2**30}
 MOST_CONVOLVED = {"cpu": 2**19, "cuda": 2**30}
-# As steps of a stack they are plain ones, client after client. What is saved around them (see
-# stacked_convolutions.py) is little from here on.
-MOST_CONVOLVED_AS_STEPS = 2**25
-# More clients than this save no more: what is kept of convolutions for the way back, which is much
-# more than their weights, should stay in a core's cache.
-MOST_CONVOLVING = 8
+# As steps of a stack they are plain ones, client after client, and are quicker for what is saved
+# around them, with large batches too. But what each client keeps for the way back grows with them:
+# of LeNet some 5 MB here.
+MOST_CONVOLVED_AS_STEPS = 2**26
+# More clients than this save no more. Beside convolutions, weights that leave a core's cache do not
+# matter; their number is bounded for the memory that the stack takes.
+MOST_CONVOLVING = 16
+MOST_NUMBERS_CONVOLVING = 2**23
 PARTS = 4  # a round has so many cohorts at least, for as many threads or workers, if large enough
 # Threads and workers are most often even in number. So are cohorts, as long as they keep this share
 # of the clients that they may have: else some wait for the one that trains a cohort more.
@@ -189,9 +191,7 @@ def _choose(experiment: Experiment, device: torch.device) -> Engine:
     if experiment.facts.draws and not _draws_in_layers_alone(experiment, layers, products, device):
         return Engine(why="the model or the loss draws random numbers outside of nn.Dropout layers")
     forced = experiment.engine == "cohort"
-    clients = _most(experiment)
-    if products and layers.convolves:
-        clients = min(clients, MOST_CONVOLVING)
+    clients = _most(experiment, convolving=products and layers.convolves)
     if not forced and clients < WORTH_IT:
         count = sum(p.numel() for p in model.parameters())
         return Engine(why=f"its {count} weights keep a core busy by themselves")
@@ -284,11 +284,14 @@ def _draws_in_layers_alone(
     return not layers.drops or device.type == "cpu"
 
 
-def _most(experiment: Experiment) -> int:
+def _most(experiment: Experiment, *, convolving: bool) -> int:
     """Return how many clients a cohort has at most."""
-    fits = MOST_NUMBERS // max(experiment.facts.parameters, 1)
+    numbers, most = MOST_NUMBERS, MOST_CLIENTS
+    if convolving:
+        numbers, most = MOST_NUMBERS_CONVOLVING, MOST_CONVOLVING
+    fits = numbers // max(experiment.facts.parameters, 1)
     shared = max(FEWEST, -(-experiment.asked_per_round // PARTS))
-    return min(MOST_CLIENTS, fits, shared)
+    return min(most, fits, shared)
 
 
 def _keeps_busy(engine: Engine, device: str, work: int, convolved: int) -> bool:

@@ -22,6 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from flautim_lab.training.stacked_convolutions import Convolution, EachRow, MaxPool2d
+from flautim_lab.training.stacked_pooled_convolutions import (
+    PooledConvolution,
+    PooledConvolutions,
+)
 from flautim_lab.training.stacked_steps import Dropout, Elementwise, Linear, Step, View
 
 __all__ = ["Layers", "read_layers"]
@@ -85,7 +89,7 @@ class Layers:
     @property
     def convolves(self) -> bool:
         """Some of the steps are convolutions."""
-        return any(isinstance(step, Convolution) for step in self.steps or ())
+        return any(isinstance(step, (Convolution, PooledConvolutions)) for step in self.steps or ())
 
 
 class _Unknown(Exception):  # noqa: N818 - an answer: vmap has to do it
@@ -149,7 +153,7 @@ def read_layers(model: nn.Module) -> Layers:
         steps = [reader.step(node) for node in operations]
     except _Unknown:
         return Layers(True)
-    return Layers(True, tuple(_pooled_first(steps)), reader.drops)
+    return Layers(True, tuple(_pooled_convolutions(_pooled_first(steps))), reader.drops)
 
 
 def _pooled_first(steps: list[Step]) -> list[Step]:
@@ -160,8 +164,7 @@ def _pooled_first(steps: list[Step]) -> list[Step]:
     read = Counter(step.source for step in steps)
     for at, (step, after) in enumerate(pairwise(steps)):
         if (
-            isinstance(step, Elementwise)
-            and step.function in (F.relu, torch.relu)
+            _is_relu(step)
             and isinstance(after, MaxPool2d)
             and after.source == step.name
             and read[step.name] == 1
@@ -171,6 +174,46 @@ def _pooled_first(steps: list[Step]) -> list[Step]:
                 replace(step, name=after.name, source=step.name),
             ]
     return steps
+
+
+def _pooled_convolutions(steps: list[Step]) -> list[Step]:
+    """Return steps with plain convolutions, the maximum behind each and a ReLU as one."""
+    read = Counter(step.source for step in steps)
+    made: list[Step] = []
+
+    def before(step: Step) -> Step | None:
+        """Return the last one made, if this step goes on from it and no other one does."""
+        last = made[-1] if made else None
+        return last if last and step.source == last.name and read[last.name] == 1 else None
+
+    for step in steps:
+        last = before(step)
+        if isinstance(step, MaxPool2d) and isinstance(last, Convolution) and _is_plain(last):
+            made.pop()
+            one = PooledConvolution(
+                last.weights, _pair(last.stride), _pair(last.padding), step.kernel, step.stride
+            )
+            earlier = before(last)
+            if isinstance(earlier, PooledConvolutions):
+                made[-1] = PooledConvolutions(step.name, earlier.source, (*earlier.layers, one))
+            else:
+                made.append(PooledConvolutions(step.name, last.source, (one,)))
+        elif isinstance(last, PooledConvolutions) and _is_relu(step):
+            *layers, one = last.layers
+            rectified = (*layers, replace(one, rectified=True))
+            made[-1] = PooledConvolutions(step.name, last.source, rectified)
+        else:
+            made.append(step)
+    return made
+
+
+def _is_plain(step: Convolution) -> bool:
+    """Return whether it is a convolution of images, without groups and gaps."""
+    return (step.dilation, step.groups) == ((1, 1), 1)
+
+
+def _is_relu(step: Step) -> bool:
+    return isinstance(step, Elementwise) and step.function in (F.relu, torch.relu)
 
 
 def _shown(node: fx.Node) -> tuple[str, ...]:

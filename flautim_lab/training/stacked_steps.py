@@ -2,9 +2,9 @@
 
 All clients' weights are one tensor of shape (clients, ...), their batches (clients, rows, ...).
 Each step says itself how a gradient goes back through it, by the very operators that torch's
-autograd would call, so that the numbers are the same to the bit: for layers as small as these, to
-note a graph and to walk it takes as long as all that is computed. What has no such rule here is
-left to autograd, by itself.
+autograd would call, so that the numbers are the same to the bit (but for a convolution with its
+pooling): for layers as small as these, to note a graph and to walk it takes as long as all that is
+computed. What has no such rule here is left to autograd, by itself.
 """
 
 from __future__ import annotations

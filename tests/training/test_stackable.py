@@ -184,7 +184,8 @@ def test_a_convolution_that_keeps_a_core_busy_is_no_cohort():
 
     images = torch.utils.data.TensorDataset(torch.randn(60, 1, 28, 28), torch.arange(60) % 10)
     few = engine(LeNet, images, clients=12, batch_size=32)
-    assert (few.name, few.products, few.clients) == ("cohort", True, 8)
+    assert (few.name, few.products, few.clients) == ("cohort", True, 10)
+    assert engine(LeNet, images, clients=60, batch_size=32).clients == 15
     got = engine(LeNet, images, clients=12, batch_size=256)
     assert got.why == "each batch keeps a core busy by itself"
     assert engine(LeNet, images, clients=12, batch_size=256, engine="cohort").name == "cohort"

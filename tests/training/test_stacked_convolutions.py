@@ -43,6 +43,11 @@ def of_each_client(make):
     return [make().double() for _ in range(CLIENTS)]
 
 
+def _by_itself(*sizes):
+    """A convolution that is no step together with the pooling behind it."""
+    return nn.Conv2d(*sizes, dilation=2)
+
+
 SETTINGS = {
     "as it is": {},
     "no bias": {"bias": False},
@@ -82,7 +87,7 @@ def test_pooling(pool, sizes):
     """Of 9 x 11 numbers, some are left over."""
 
     def make():
-        return nn.Sequential(nn.Conv2d(2, 3, 1), pool(*sizes), nn.ReLU(), nn.Flatten())
+        return nn.Sequential(_by_itself(2, 3, 1), pool(*sizes), nn.ReLU(), nn.Flatten())
 
     compare(of_each_client(make), numbers(CLIENTS, ROWS, 2, 9, 11))
 
@@ -110,7 +115,7 @@ def test_of_equal_numbers_the_first_one_gets_the_gradient():
     """As in an image with an empty background, or after a ReLU."""
 
     def make():
-        return nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        return nn.Sequential(_by_itself(1, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
 
     x = numbers(CLIENTS, ROWS, 1, 6, 6)
     x[:, :, :, 2:] = 0.0
@@ -126,7 +131,7 @@ class Functions(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.head = nn.Conv2d(1, 3, 3), nn.Linear(3, 2)
+        self.first, self.head = _by_itself(1, 3, 2), nn.Linear(3, 2)
 
     def forward(self, x):
         x = F.max_pool2d(torch.relu(self.first(x)), 2)
