@@ -47,7 +47,7 @@ MOST_WORK = {"cpu": 2**22, "cuda": 2**30}
 MOST_CONVOLVED = {"cpu": 2**19, "cuda": 2**30}
 # As steps of a stack they are plain ones, client after client, and are quicker for what is saved
 # around them, with large batches too. But what each client keeps for the way back grows with them:
-# of LeNet some 5 MB here.
+# of LeNet some 7 MB here.
 MOST_CONVOLVED_AS_STEPS = 2**26
 # More clients than this save no more. Beside convolutions, weights that leave a core's cache do not
 # matter; their number is bounded for the memory that the stack takes.
